@@ -1,0 +1,54 @@
+//! The room where Stowage touches the machine: it runs commands, mounts, and asks the kernel.
+//!
+//! What it must not know: volumes, pools, CSI, Kubernetes, configuration. Paths, device numbers
+//! and bytes come in; results and errors that name the thing that failed go out. It is the only
+//! crate that may start a process, call mount(2) or hold an `ioctl` (the only `unsafe`), which
+//! `clippy.toml` and the lint tables of the workspace enforce.
+//!
+//! ```text
+//!  run       command (Cmd, Runner, System) · command/fake (Script) · blocking · progress
+//!  keep      durable (atomic files) · lock (one daemon, and its orphans) · failpoint
+//!  mount     path (Target) · mountinfo (the table) · options · mount · holders (who is busy)
+//!  devices   devno · device (sysfs, in use) · wipe (zero, discard, sync) · loopdev
+//!  contents  probe (blkid and zeros) · filesystem (mkfs, grow) · usage (statvfs) · freeze · reflink · copy
+//!  limits    cgroup (I/O throttling, v1 and v2)
+//! ```
+//!
+//! Most functions block: call those that reach a disk through [`blocking()`] from async code.
+
+pub mod blocking;
+pub mod cgroup;
+pub mod command;
+pub mod copy;
+pub mod device;
+pub mod devno;
+pub mod durable;
+pub mod error;
+pub mod failpoint;
+pub mod filesystem;
+pub mod freeze;
+pub mod holders;
+pub mod lock;
+pub mod loopdev;
+pub mod mount;
+pub mod mountinfo;
+pub mod options;
+pub mod path;
+pub mod probe;
+pub mod progress;
+pub mod reflink;
+pub mod usage;
+pub mod wipe;
+
+#[cfg(feature = "fake")]
+pub use command::fake;
+
+#[cfg(test)]
+mod testing;
+
+pub use blocking::blocking;
+pub use command::{Cmd, CmdError, Output, Runner, System};
+pub use devno::Devno;
+pub use error::FsError;
+pub use path::Target;
+pub use progress::Progress;

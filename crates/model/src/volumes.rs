@@ -1,0 +1,242 @@
+//! The trait every door asks for volumes, and what it answers with.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use crate::request::{GroupRequest, Media, Placement, SizeRange};
+use crate::{
+    Bytes, Id, LimitsChange, PoolKind, PoolName, Record, Result, SnapshotRequest, VolumeRequest,
+};
+
+/// A volume as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// What is written on the disk about it.
+    pub record: Record,
+    /// The pool that holds it.
+    pub pool: PoolName,
+    /// Its real size.
+    pub size: Bytes,
+    /// Where it is mounted or bound.
+    pub used_at: Vec<PathBuf>,
+}
+
+/// A snapshot as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What is written on the disk about it.
+    pub record: Record,
+    /// The pool that holds it.
+    pub pool: PoolName,
+    /// The size a volume restored from it needs at least.
+    pub size: Bytes,
+}
+
+impl Snapshot {
+    /// The volume it was cut from.
+    pub fn source(&self) -> Option<&Id> {
+        self.record.source.as_ref()
+    }
+}
+
+/// Snapshots cut at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// The id of the group.
+    pub id: Id,
+    /// Its members, in the order of their sources.
+    pub members: Vec<Snapshot>,
+}
+
+/// A volume after growth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grown {
+    /// Its real size.
+    pub size: Bytes,
+    /// A file system on it has yet to be grown, on the node.
+    pub file_system_pending: bool,
+}
+
+/// What a choice of pools can still hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Bytes left.
+    pub available: Bytes,
+    /// The largest single volume that fits.
+    pub largest: Bytes,
+}
+
+/// A pool as it is.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: PoolName,
+    /// Its kind.
+    pub kind: PoolKind,
+    /// Where it is: a volume group, a thin pool in one, a directory.
+    pub location: String,
+    /// The medium under it, when known.
+    pub media: Option<Media>,
+    /// All the space it manages.
+    pub total: Bytes,
+    /// Space left for new volumes.
+    pub free: Bytes,
+    /// The largest single volume that fits.
+    pub largest: Bytes,
+    /// Sizes promised to volumes, which may exceed `total` in thin pools.
+    pub promised: Bytes,
+    /// Data really in use, in percent of the space (thin pools, file systems).
+    pub data_percent: Option<f32>,
+    /// Metadata in use, in percent (thin pools).
+    pub metadata_percent: Option<f32>,
+    /// Number of volumes.
+    pub volumes: usize,
+    /// Number of snapshots.
+    pub snapshots: usize,
+    /// Why it cannot be used, when it cannot.
+    pub problem: Option<String>,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Works, but should be looked at.
+    Warning,
+    /// Does not work.
+    Error,
+}
+
+/// What the finding is about, for doors with codes of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trouble {
+    /// A program is not installed.
+    ToolMissing,
+    /// A pool cannot be reached.
+    PoolMissing,
+    /// A pool is nearly or entirely full.
+    PoolFull,
+    /// A device reports errors or is gone.
+    DeviceError,
+    /// A file system turned read-only by itself.
+    ReadOnly,
+    /// A copy-on-write snapshot overflowed.
+    SnapshotLost,
+    /// Something in a pool that we did not make.
+    Foreign,
+    /// Left by an interrupted operation or a volume that is gone.
+    Leftover,
+    /// A record on the disk that cannot be read.
+    BadRecord,
+}
+
+/// Something wrong, and how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Finding {
+    /// How bad.
+    pub severity: Severity,
+    /// What sort.
+    pub trouble: Trouble,
+    /// The volume, snapshot, pool, tool or path in question.
+    pub subject: String,
+    /// What is wrong.
+    pub what: String,
+    /// What a person can do.
+    pub mend: String,
+}
+
+/// Make, grow, cut and remove volumes. Every call is idempotent: a retry finds what the first
+/// try did. Work goes on when the caller hangs up; a caller who comes back while it runs joins it
+/// or is told [`crate::Kind::Pending`].
+#[async_trait]
+pub trait Volumes: Send + Sync {
+    /// Make a volume, or find the one that this same request made.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Exists`] when the name belongs to a different volume, [`crate::Kind::NotFound`] when the
+    /// source or pool is missing, [`crate::Kind::Full`], [`crate::Kind::OutOfRange`], [`crate::Kind::Pending`].
+    async fn create(&self, want: VolumeRequest) -> Result<Volume>;
+
+    /// Remove a volume; one that is not there is success.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Precondition`] while it is in use or snapshots need it.
+    async fn delete(&self, id: &Id) -> Result<()>;
+
+    /// Grow a volume to at least `size.required`; a volume that large already is success.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`], [`crate::Kind::OutOfRange`], [`crate::Kind::Full`], [`crate::Kind::Precondition`].
+    async fn grow(&self, id: &Id, size: SizeRange) -> Result<Grown>;
+
+    /// Change I/O limits, also of a volume in use.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`].
+    async fn modify(&self, id: &Id, change: LimitsChange) -> Result<Volume>;
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`].
+    async fn volume(&self, id: &Id) -> Result<Volume>;
+
+    /// Every volume, in the order of their ids.
+    async fn volumes(&self) -> Result<Vec<Volume>>;
+
+    /// Cut a snapshot, or find the one this same request cut.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Exists`] when the name belongs to a snapshot of another volume,
+    /// [`crate::Kind::NotFound`], [`crate::Kind::Full`], [`crate::Kind::Unsupported`] where the pool cannot cut.
+    async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot>;
+
+    /// Remove a snapshot; one that is not there is success.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`] for a member of a group, [`crate::Kind::Precondition`] while volumes read it.
+    async fn delete_snapshot(&self, id: &Id) -> Result<()>;
+
+    /// Every snapshot, in the order of their ids.
+    async fn snapshots(&self) -> Result<Vec<Snapshot>>;
+
+    /// Cut several volumes at one moment: all or none.
+    ///
+    /// # Errors
+    /// As [`Volumes::snapshot`]; [`crate::Kind::Precondition`] when one moment cannot be had.
+    async fn snapshot_group(&self, want: GroupRequest) -> Result<Group>;
+
+    /// Remove a group and its members; `members`, when not empty, must be exactly its members.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`] when `members` differ.
+    async fn delete_group(&self, id: &Id, members: &[Id]) -> Result<()>;
+
+    /// One group.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`].
+    async fn group(&self, id: &Id) -> Result<Group>;
+
+    /// What fits into the pools of this choice.
+    ///
+    /// # Errors
+    /// None of its own; a choice without pools has no capacity.
+    async fn capacity(&self, choice: &Placement) -> Result<Capacity>;
+
+    /// Every pool.
+    async fn pools(&self) -> Result<Vec<PoolStatus>>;
+
+    /// What is wrong with one volume; empty when it is well.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`].
+    async fn health(&self, id: &Id) -> Result<Vec<Finding>>;
+
+    /// What is wrong with the pools and everything in them.
+    async fn findings(&self) -> Result<Vec<Finding>>;
+}
