@@ -145,7 +145,9 @@ impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match UNITS.iter().take(6).find(|(_, unit)| self.0 >= *unit) {
             None => self.0.to_string(),
-            Some((suffix, unit)) if self.0 % unit == 0 => format!("{}{suffix}", self.0 / unit),
+            Some((suffix, unit)) if self.0.is_multiple_of(*unit) => {
+                format!("{}{suffix}", self.0 / unit)
+            }
             Some((suffix, unit)) => {
                 let tenths = (u128::from(self.0) * 10 + u128::from(unit / 2)) / u128::from(*unit);
                 format!("{}.{}{suffix}", tenths / 10, tenths % 10)

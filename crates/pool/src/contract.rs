@@ -1,0 +1,179 @@
+//! What every pool can do.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use stowage_host::progress::Progress;
+use stowage_model::volumes::{Finding, PoolStatus};
+use stowage_model::{Bytes, Id, PoolKind, PoolName, Record, Result};
+
+/// A device a volume or snapshot is reached through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its node under /dev.
+    pub path: PathBuf,
+    /// Its real size.
+    pub size: Bytes,
+}
+
+/// How a volume is to be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// Until [`Pool::detach`].
+    Held,
+    /// Until the last opener (a mount) lets go, where the kind can do that: a crash between
+    /// attaching and mounting then leaves nothing behind.
+    UntilUnused,
+}
+
+/// A volume or snapshot read back from the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What is written about it.
+    pub record: Record,
+    /// Its real size.
+    pub size: Bytes,
+}
+
+/// Something the pool holds for us that is no volume any more (or not yet): a removed volume
+/// whose blocks are still to be wiped, a half-made one, a helper snapshot. `purge` ends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// The name the pool itself knows it by (an LV, a directory entry).
+    pub handle: String,
+    /// Space it holds until purged.
+    pub size: Bytes,
+}
+
+/// Something with our mark that cannot be understood, or something foreign. Reported, never
+/// touched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Defect {
+    /// Not made by us.
+    Foreign(String),
+    /// Ours by its name, but its record is missing or damaged: what, and why.
+    Unreadable(String, String),
+    /// A copy-on-write snapshot whose store overflowed; its bytes are lost.
+    LostSnapshot(Id),
+}
+
+/// Everything that is in a pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Volumes and snapshots.
+    pub found: Vec<Found>,
+    /// Things to purge.
+    pub leftovers: Vec<Leftover>,
+    /// Things to report.
+    pub defects: Vec<Defect>,
+}
+
+/// What became of a removed volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone and its space is free.
+    Gone,
+    /// It is no volume any more, durably; its blocks are still to be wiped.
+    ToPurge(Leftover),
+}
+
+/// A place that holds volumes.
+///
+/// Rules for every kind: each call is idempotent, looks before it acts, and leaves the disk in a
+/// state that `scan` understands wherever it is cut off. Sizes given are rounded up by
+/// [`Pool::rounded`] first.
+#[async_trait]
+pub trait Pool: Send + Sync {
+    /// Its name.
+    fn name(&self) -> &PoolName;
+
+    /// Its kind.
+    fn kind(&self) -> PoolKind;
+
+    /// The volume group it lies in, if any.
+    fn vg(&self) -> Option<&str>;
+
+    /// The size a volume asked with `size` really gets.
+    fn rounded(&self, size: Bytes) -> Bytes;
+
+    /// Whether volumes of this pool can be snapshotted, and if not, why and what to do.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Unsupported`] with the reason.
+    fn can_snapshot(&self) -> Result<()>;
+
+    /// Whether a new volume with this record can be made from a snapshot or volume in this pool
+    /// without copying bytes.
+    fn clones_instantly(&self, new: &Record) -> bool;
+
+    /// Whether a kill during [`Pool::create`] may leave a volume that is found by `scan` but is
+    /// not provably blank; the caller then journals the creation.
+    fn creation_needs_journal(&self) -> bool;
+
+    /// Free, used and promised space. Cheap enough to call for every create.
+    async fn status(&self) -> Result<PoolStatus>;
+
+    /// Read back everything that is there, in one go.
+    async fn scan(&self) -> Result<Scan>;
+
+    /// Make a blank volume of `size` with its record.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Full`] without room.
+    async fn create(&self, record: &Record, size: Bytes) -> Result<Bytes>;
+
+    /// Cut a snapshot of a volume. The cut is a moment of the device; the caller freezes a
+    /// mounted file system where [`Pool::freezes_itself`] is false.
+    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()>;
+
+    /// Whether cutting a snapshot makes the kernel freeze the file system on the volume by
+    /// itself (device mapper does on suspend; freezing twice fails before Linux 6.6).
+    fn freezes_itself(&self) -> bool;
+
+    /// Make a volume from a snapshot or volume of this pool without copying; `size` is at least
+    /// the source's.
+    async fn clone_from(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes>;
+
+    /// Write a changed record.
+    async fn rewrite(&self, record: &Record) -> Result<()>;
+
+    /// Grow a volume, attached or not, to at least `size`; answers the real size.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Full`], [`stowage_model::Kind::Precondition`].
+    async fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes>;
+
+    /// Take a detached volume or snapshot away. Afterwards its id is free for a new volume.
+    async fn remove(&self, record: &Record) -> Result<Removed>;
+
+    /// Wipe and free a leftover; long, restartable, stops when `progress` is told to.
+    async fn purge(&self, leftover: &Leftover, progress: &Arc<Progress>) -> Result<()>;
+
+    /// Make the volume or snapshot reachable as a device.
+    async fn attach(&self, record: &Record, how: Attach) -> Result<Device>;
+
+    /// The device, when attached.
+    async fn attached(&self, record: &Record) -> Result<Option<Device>>;
+
+    /// Let the device go; nothing is done when it is not attached.
+    async fn detach(&self, record: &Record) -> Result<()>;
+
+    /// Hold writes to these volumes (all in this pool) so that snapshots taken until
+    /// [`Pool::resume`] show one moment. Only called for pools that freeze by themselves.
+    async fn suspend(&self, records: &[Record]) -> Result<()>;
+
+    /// End [`Pool::suspend`]; harmless when nothing is suspended.
+    async fn resume(&self, records: &[Record]) -> Result<()>;
+
+    /// Add disks to the pool.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] naming what was found on a disk that is not blank,
+    /// unless `force`.
+    async fn extend(&self, disks: &[PathBuf], force: bool) -> Result<()>;
+
+    /// Upkeep, called every few seconds: grow snapshot stores, watch fill levels. Must start no
+    /// process while nothing was written. Answers what is wrong with the pool.
+    async fn tend(&self) -> Result<Vec<Finding>>;
+}
