@@ -1,5 +1,6 @@
 //! What every pool can do.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,12 +10,21 @@ use stowage_model::volumes::{Finding, PoolStatus};
 use stowage_model::{Bytes, Id, PoolKind, PoolName, Record, Result};
 
 /// A device a volume or snapshot is reached through.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Device {
     /// Its node under /dev.
     pub path: PathBuf,
     /// Its real size.
     pub size: Bytes,
+    /// Keeps a device attached with [`Attach::UntilUnused`] alive until it is mounted.
+    pub hold: Option<Arc<OwnedFd>>,
+}
+
+impl Device {
+    /// A device that stays without being held.
+    pub fn new(path: PathBuf, size: Bytes) -> Self {
+        Self { path, size, hold: None }
+    }
 }
 
 /// How a volume is to be attached.
