@@ -97,6 +97,11 @@ impl Id {
         Self::hash(Role::Snapshot, &["group", group.as_str(), member.as_str()])
     }
 
+    /// The id of the passing snapshot from which the volume `new` is being filled.
+    pub fn filling_snapshot(new: &Id) -> Self {
+        Self::hash(Role::Snapshot, &["filling", new.as_str()])
+    }
+
     /// The id of an inline ephemeral volume, from the handle kubelet made up for it.
     pub fn ephemeral(handle: &Name) -> Self {
         Self::hash(Role::Volume, &["ephemeral", handle.as_str()])

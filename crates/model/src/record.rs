@@ -22,6 +22,9 @@ pub enum Content {
     Blank,
     /// Holds this file system; it must never be made again.
     FileSystem(FsType),
+    /// Holds a copy of another volume's file system that still bears the same UUID, which keeps
+    /// it from being mounted beside its source (btrfs); it gets its own before its first mount.
+    Twin(FsType),
     /// Handed out as a raw device, so its bytes belong to the consumer whatever they look like.
     Raw,
     /// Being filled from its source; not usable, and made anew when the filling was interrupted.
@@ -29,12 +32,30 @@ pub enum Content {
 }
 
 impl Content {
-    fn to_text(self) -> &'static str {
+    /// The file system on the volume, if there is one.
+    pub fn file_system(self) -> Option<FsType> {
         match self {
-            Content::Blank => "blank",
-            Content::FileSystem(fs) => fs.as_str(),
-            Content::Raw => "raw",
-            Content::Filling => "filling",
+            Content::FileSystem(fs) | Content::Twin(fs) => Some(fs),
+            Content::Blank | Content::Raw | Content::Filling => None,
+        }
+    }
+
+    /// What a copy of these bytes holds.
+    #[must_use]
+    pub fn copied(self) -> Self {
+        match self {
+            Content::FileSystem(FsType::Btrfs) => Content::Twin(FsType::Btrfs),
+            same => same,
+        }
+    }
+
+    fn to_text(self) -> String {
+        match self {
+            Content::Blank => "blank".to_owned(),
+            Content::FileSystem(fs) => fs.to_string(),
+            Content::Twin(fs) => format!("twin-{fs}"),
+            Content::Raw => "raw".to_owned(),
+            Content::Filling => "filling".to_owned(),
         }
     }
 
@@ -43,7 +64,10 @@ impl Content {
             "blank" => Content::Blank,
             "raw" => Content::Raw,
             "filling" => Content::Filling,
-            fs => Content::FileSystem(fs.parse()?),
+            fs => match fs.strip_prefix("twin-") {
+                Some(fs) => Content::Twin(fs.parse()?),
+                None => Content::FileSystem(fs.parse()?),
+            },
         })
     }
 }
@@ -148,7 +172,7 @@ impl Record {
             ("name", self.name.to_string()),
             ("asked", self.asked.0.to_string()),
             ("created", self.created.to_string()),
-            ("content", self.content.to_text().to_owned()),
+            ("content", self.content.to_text()),
             ("layout", self.layout.as_str().to_owned()),
             ("provisioning", self.provisioning.as_str().to_owned()),
             ("fingerprint", self.fingerprint.clone()),
@@ -320,7 +344,7 @@ mod tests {
                 mount: None,
                 block: false,
             },
-            content: Content::Filling,
+            content: Content::Twin(FsType::Btrfs),
             fs_bytes: Bytes(0),
             mkfs: vec![],
             limits: Limits::default(),
