@@ -14,12 +14,15 @@
 //!  limits    cgroup (I/O throttling, v1 and v2)
 //! ```
 //!
+//! The rooms `mountinfo`, `options` and `holders` are seen through [`mount`], `wipe` through
+//! [`device`], `usage` through [`filesystem`], `copy` through [`reflink`].
+//!
 //! Most functions block: call those that reach a disk through [`blocking()`] from async code.
 
 pub mod blocking;
 pub mod cgroup;
 pub mod command;
-pub mod copy;
+mod copy;
 pub mod device;
 pub mod devno;
 pub mod durable;
@@ -27,18 +30,18 @@ pub mod error;
 pub mod failpoint;
 pub mod filesystem;
 pub mod freeze;
-pub mod holders;
+mod holders;
 pub mod lock;
 pub mod loopdev;
 pub mod mount;
-pub mod mountinfo;
-pub mod options;
+mod mountinfo;
+mod options;
 pub mod path;
 pub mod probe;
 pub mod progress;
 pub mod reflink;
-pub mod usage;
-pub mod wipe;
+mod usage;
+mod wipe;
 
 #[cfg(feature = "fake")]
 pub use command::fake;
@@ -50,5 +53,6 @@ pub use blocking::blocking;
 pub use command::{Cmd, CmdError, Output, Runner, System};
 pub use devno::Devno;
 pub use error::FsError;
+pub use holders::Holder;
 pub use path::Target;
 pub use progress::Progress;

@@ -1,0 +1,144 @@
+use super::*;
+use std::time::Instant as Clock;
+
+fn sh(script: &str) -> Cmd {
+    Cmd::new("sh").arg("-c").arg(script)
+}
+
+#[tokio::test]
+async fn the_environment_is_ours() {
+    let output = System::new().run(Cmd::new("env")).await.unwrap();
+    let names: Vec<_> = output
+        .stdout
+        .lines()
+        .filter_map(|line| line.split('=').next())
+        .collect();
+    assert!(
+        names.contains(&"PATH") && output.stdout.contains("LC_ALL=C\n"),
+        "{names:?}"
+    );
+    assert!(
+        !names.contains(&"HOME") && !names.contains(&"CARGO"),
+        "{names:?}"
+    );
+}
+
+#[tokio::test]
+async fn stdin_is_given_and_otherwise_empty() {
+    let given = System::new()
+        .run(Cmd::new("cat").stdin(b"key".to_vec()))
+        .await
+        .unwrap();
+    assert_eq!(given.stdout, "key");
+    assert_eq!(System::new().run(Cmd::new("cat")).await.unwrap().stdout, "");
+}
+
+#[tokio::test]
+async fn failures_keep_code_and_stderr() {
+    let error = System::new()
+        .run(sh("echo why >&2; exit 7"))
+        .await
+        .unwrap_err();
+    assert_eq!((error.code(), error.stderr()), (Some(7), "why\n"));
+    let error = System::new().run(sh("kill -9 $$")).await.unwrap_err();
+    assert!(error.to_string().contains("ended by a signal"), "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_program_names_its_package() {
+    let error = System::new().run(Cmd::new("lvnothing")).await.unwrap_err();
+    assert!(matches!(error, CmdError::Missing { ref package, .. } if package == "lvm2"));
+}
+
+#[tokio::test]
+async fn a_time_out_ends_gently_and_with_the_children() {
+    let dir = tempfile::tempdir().unwrap();
+    let (note, begun) = (dir.path().join("note"), Clock::now());
+    let script = format!(
+        "trap 'echo left > {}; exit 0' TERM; sleep 60 & wait",
+        note.display()
+    );
+    let error = System::new()
+        .run(sh(&script).timeout(Duration::from_millis(300)))
+        .await;
+    assert!(matches!(error, Err(CmdError::TimedOut { .. })), "{error:?}");
+    assert_eq!(std::fs::read_to_string(note).unwrap(), "left\n");
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn a_deaf_command_is_killed_after_the_grace() {
+    let begun = Clock::now();
+    let deaf = sh("trap '' TERM; while :; do sleep 1; done").timeout(Duration::from_millis(100));
+    assert!(matches!(
+        System::new().run(deaf).await,
+        Err(CmdError::TimedOut { .. })
+    ));
+    assert!(
+        (GRACE..GRACE * 3).contains(&begun.elapsed()),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn giving_up_ends_the_command_gently() {
+    let dir = tempfile::tempdir().unwrap();
+    let note = dir.path().join("note");
+    let script = format!(
+        "trap 'echo left > {}; exit 0' TERM; sleep 60 & wait",
+        note.display()
+    );
+    let system = System::new();
+    let gave_up = timeout(Duration::from_millis(300), system.run(sh(&script))).await;
+    assert!(gave_up.is_err());
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if note.exists() {
+            return;
+        }
+    }
+    panic!("the command was not told to end");
+}
+
+#[tokio::test]
+async fn a_daemon_left_behind_does_not_hold_the_caller() {
+    let begun = Clock::now();
+    let output = System::new()
+        .run(sh("echo said; setsid sleep 5 &"))
+        .await
+        .unwrap();
+    assert_eq!(output.stdout, "said\n");
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn endless_output_is_refused_not_kept() {
+    let error = System::new()
+        .run(sh("head -c 20000000 /dev/zero"))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, CmdError::Io { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn lvm_keeps_the_lock_as_its_stdin() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = DaemonLock::acquire(&dir.path().join("lock"), Duration::ZERO).unwrap();
+    let system = System::holding(&lock).unwrap();
+    let output = system
+        .run(Cmd::new("readlink").arg("/proc/self/fd/0"))
+        .await
+        .unwrap();
+    assert_eq!(
+        output.stdout.trim(),
+        dir.path().join("lock").to_str().unwrap()
+    );
+    assert_eq!(system.run(Cmd::new("cat")).await.unwrap().stdout, "");
+    let output = system.run(Cmd::new("lvm").arg("version")).await.unwrap();
+    assert!(!output.stderr.contains("leaked"), "{}", output.stderr);
+}

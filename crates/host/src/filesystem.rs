@@ -1,0 +1,133 @@
+//! Making and growing file systems.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::blocking::blocking;
+use crate::command::{Cmd, CmdError, Runner};
+use crate::device;
+use crate::error::FsError;
+
+pub use crate::usage::{Usage, size, statvfs_bounded};
+
+/// Why a file system could not be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesystemError {
+    #[error(
+        "failed to use the file system type {fstype:?}: not one of ext2, ext3, ext4, xfs, btrfs"
+    )]
+    Unsupported { fstype: String },
+    #[error(transparent)]
+    Command(#[from] CmdError),
+    #[error(transparent)]
+    Device(#[from] FsError),
+}
+
+enum Family {
+    Ext,
+    Xfs,
+    Btrfs,
+}
+
+fn family(fstype: &str) -> Result<Family, FilesystemError> {
+    match fstype {
+        "ext2" | "ext3" | "ext4" => Ok(Family::Ext),
+        "xfs" => Ok(Family::Xfs),
+        "btrfs" => Ok(Family::Btrfs),
+        _ => Err(FilesystemError::Unsupported {
+            fstype: fstype.to_owned(),
+        }),
+    }
+}
+
+/// Makes a file system on all of `device`, over whatever is there: probe first.
+///
+/// `extra_args` go before the device and must have been checked by the caller; `uuid` is the
+/// textual form. Every program is told to ask nothing and to overwrite what an earlier, killed run
+/// left; discarding and lazy initialisation stay at their defaults, as both only save time.
+///
+/// # Errors
+/// The program's own reason; `TimedOut` after two minutes plus two seconds a GiB.
+pub async fn mkfs(
+    runner: &dyn Runner,
+    fstype: &str,
+    device: &Path,
+    extra_args: &[String],
+    uuid: Option<&str>,
+) -> Result<(), FilesystemError> {
+    let cmd = Cmd::new(format!("mkfs.{fstype}"));
+    let cmd = match family(fstype)? {
+        // -F: also when it does not look like an empty block device; it never asks off a terminal.
+        Family::Ext => cmd
+            .args(["-q", "-F"])
+            .args(uuid.map(|it| ["-U", it]).iter().flatten()),
+        Family::Xfs => {
+            let uuid = uuid.map(|it| format!("uuid={it}"));
+            let cmd = cmd.args(["-q", "-f"]);
+            uuid.into_iter()
+                .fold(cmd, |cmd, uuid| cmd.args(["-m".to_owned(), uuid]))
+        }
+        Family::Btrfs => cmd
+            .args(["-q", "-f"])
+            .args(uuid.map(|it| ["-U", it]).iter().flatten()),
+    };
+    let cmd = cmd
+        .args(extra_args)
+        .arg(device)
+        .timeout(time_for(device).await?);
+    runner.run(cmd).await?;
+    Ok(())
+}
+
+/// Lets a mounted file system fill its grown device; one that does already is left as it is.
+///
+/// # Errors
+/// The program's own reason. ext2 cannot grow while mounted.
+pub async fn grow(
+    runner: &dyn Runner,
+    fstype: &str,
+    device: &Path,
+    mountpoint: &Path,
+) -> Result<(), FilesystemError> {
+    let cmd = match family(fstype)? {
+        Family::Ext => Cmd::new("resize2fs").arg(device),
+        Family::Xfs => Cmd::new("xfs_growfs").arg("-d").arg(mountpoint),
+        Family::Btrfs => Cmd::new("btrfs")
+            .args(["filesystem", "resize", "max"])
+            .arg(mountpoint),
+    };
+    runner.run(cmd.timeout(time_for(device).await?)).await?;
+    Ok(())
+}
+
+/// Gives the unmounted copy of a file system an identity of its own, where the kernel needs one.
+///
+/// btrfs finds the devices of a file system by UUID and would mix up copy and original, so it gets
+/// a new one (`-m` changes only the superblock's, in no time). ext file systems are told apart by
+/// device. xfs refuses to mount a UUID twice unless told `nouuid`, which is the caller's option
+/// to give and, unlike a new UUID, does not need a clean log.
+///
+/// # Errors
+/// The program's own reason.
+pub async fn fresh_uuid(
+    runner: &dyn Runner,
+    fstype: &str,
+    device: &Path,
+) -> Result<(), FilesystemError> {
+    if let Family::Btrfs = family(fstype)? {
+        runner
+            .run(Cmd::new("btrfstune").args(["-f", "-m"]).arg(device))
+            .await?;
+    }
+    Ok(())
+}
+
+/// mkfs of a device that cannot discard writes its inode tables or log: a share of its size.
+async fn time_for(device: &Path) -> Result<Duration, FsError> {
+    let device: PathBuf = device.to_owned();
+    let size = blocking(move || device::size(&device)).await?;
+    Ok(Duration::from_secs(120 + 2 * (size >> 30)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Loop devices by ioctl, without losetup; loop(4) and linux/loop.h.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::devno::Devno;
+use crate::error::{Context, FsError};
+
+mod abi;
+
+use abi::{AUTOCLEAR, DIRECT_IO, READ_ONLY};
+
+const CONTROL: &str = "/dev/loop-control";
+
+/// Another process may take the free device between asking for it and using it.
+const TRIES: usize = 64;
+
+/// How to attach a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    pub read_only: bool,
+    /// Detach by itself when the last user (descriptor or mount) is gone.
+    ///
+    /// With it a kill -9 between attach and mount leaks nothing: our descriptor closes with the
+    /// process, it is the last one, and the kernel detaches the file. After the mount, the mount
+    /// is the user, and the device lives exactly as long as it.
+    pub autoclear: bool,
+    /// Logical block size in bytes, a power of two from 512 to the page size; the kernel's choice
+    /// if `None`.
+    pub block_size: Option<u32>,
+}
+
+/// An attached loop device. Dropping it closes the descriptor and detaches nothing, unless
+/// `autoclear` was asked for and nobody else uses the device.
+#[derive(Debug)]
+pub struct LoopDevice {
+    /// `/dev/loopN`.
+    pub path: PathBuf,
+    pub devno: Devno,
+    /// Whether the file is read and written without the page cache in between. Always asked for,
+    /// refused by file systems that cannot; then data is cached twice.
+    pub direct_io: bool,
+    fd: File,
+}
+
+impl AsFd for LoopDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Attaches `file` to a free loop device.
+///
+/// # Errors
+/// EBUSY only after many lost races; ENOENT from `/dev/loop-control` where the kernel has no loop
+/// devices.
+pub fn attach(file: &Path, options: Options) -> Result<LoopDevice, FsError> {
+    let control_path = Path::new(CONTROL);
+    let control = File::open(control_path).context("open", control_path)?;
+    let backing = OpenOptions::new()
+        .read(true)
+        .write(!options.read_only)
+        .open(file)
+        .context("open", file)?;
+    for _ in 0..TRIES {
+        let number = abi::free(&control).context("ask for a free loop device", control_path)?;
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        match attach_to(&path, &backing, file, options) {
+            Ok(device) => return Ok(device),
+            // EBUSY: somebody else took it. ENOENT, ENXIO: removed again, or not yet made by udev.
+            Err(error) => match error.errno() {
+                Some(Errno::BUSY | Errno::NOENT | Errno::NXIO | Errno::NODEV) => {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+    Err(FsError::new("attach a loop device to", file, Errno::BUSY))
+}
+
+fn attach_to(
+    path: &Path,
+    backing: &File,
+    file: &Path,
+    options: Options,
+) -> Result<LoopDevice, FsError> {
+    // Writable even for a read-only loop device would be allowed, but a writable open of a
+    // read-only device fails later; so open as it will be.
+    let fd = OpenOptions::new()
+        .read(true)
+        .write(!options.read_only)
+        .open(path)
+        .context("open", path)?;
+    let mut config = abi::Config::new(backing.as_raw_fd(), options.block_size.unwrap_or(0), file);
+    let wanted = |on: bool, flag: u32| if on { flag } else { 0 };
+    config.info.flags =
+        wanted(options.read_only, READ_ONLY) | wanted(options.autoclear, AUTOCLEAR) | DIRECT_IO;
+    let configured = match abi::configure(&fd, config) {
+        // Some kernels refuse direct I/O that the file system lacks, others drop the flag.
+        Err(Errno::INVAL) => {
+            config.info.flags &= !DIRECT_IO;
+            abi::configure(&fd, config)
+        }
+        other => other,
+    };
+    configured.context("attach a loop device to", file)?;
+    let status = abi::status(&fd).context("read the status of", path)?;
+    let devno = Devno::from_stat(fd.metadata().context("look at", path)?.rdev());
+    let direct_io = status.flags & DIRECT_IO != 0;
+    Ok(LoopDevice {
+        path: path.to_owned(),
+        devno,
+        direct_io,
+        fd,
+    })
+}
+
+/// The loop devices `file` is attached to, sorted.
+///
+/// Compared by device and inode number, because `loop/backing_file` in sysfs shows the path as it
+/// was at attach time, cut at a page and with " (deleted)" appended. Only where `file` is gone is
+/// that path what is compared.
+///
+/// # Errors
+/// If sysfs or `file` cannot be read; devices that go meanwhile are left out.
+pub fn find(file: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let identity = match fs::metadata(file) {
+        Ok(metadata) => Some((Devno::from_stat(metadata.dev()), metadata.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(FsError::new("look at", file, error)),
+    };
+    let root = Path::new("/sys/block");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).context("list", root)? {
+        let name = entry.context("list", root)?.file_name();
+        // The file exists only while something is attached.
+        let Ok(backing) = fs::read_to_string(root.join(&name).join("loop/backing_file")) else {
+            continue;
+        };
+        let device = Path::new("/dev").join(&name);
+        let matches = match identity {
+            Some((dev, ino)) => File::open(&device)
+                .ok()
+                .and_then(|fd| abi::status(&fd).ok())
+                .is_some_and(|status| status.inode == ino && status.devno() == dev),
+            None => {
+                let backing = backing.trim_end_matches('\n');
+                Path::new(backing.strip_suffix(" (deleted)").unwrap_or(backing)) == file
+            }
+        };
+        if matches {
+            found.push(device);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Detaches; a device with nothing attached, or gone, is fine. While the device is in use the
+/// kernel only marks it autoclear, so it goes with its last user.
+///
+/// # Errors
+/// As open(2); ENOTTY if `device` is no loop device.
+pub fn detach(device: &Path) -> Result<(), FsError> {
+    let fd = match File::open(device) {
+        Ok(fd) => fd,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NXIO | Errno::NODEV) => return Ok(()),
+            _ => return Err(FsError::new("open", device, error)),
+        },
+    };
+    match abi::clear(&fd) {
+        Ok(()) | Err(Errno::NXIO) => Ok(()),
+        Err(error) => Err(FsError::new("detach", device, error)),
+    }
+}
+
+/// Makes the device as large as its file has become.
+///
+/// # Errors
+/// ENXIO if nothing is attached.
+pub fn set_capacity(device: &Path) -> Result<(), FsError> {
+    let fd = File::open(device).context("open", device)?;
+    abi::set_capacity(&fd).context("update the size of", device)
+}
+
+/// Turns autoclear on or off; see [`Options::autoclear`].
+///
+/// # Errors
+/// ENXIO if nothing is attached.
+pub fn set_autoclear(device: &Path, on: bool) -> Result<(), FsError> {
+    // Open before, so that turning it off cannot come too late for this very open.
+    let fd = File::open(device).context("open", device)?;
+    let mut status = abi::status(&fd).context("read the status of", device)?;
+    status.flags = if on {
+        status.flags | AUTOCLEAR
+    } else {
+        status.flags & !AUTOCLEAR
+    };
+    abi::set_status(&fd, status).context("set autoclear of", device)
+}
+
+/// True if the device refuses writes.
+///
+/// # Errors
+/// ENXIO if nothing is attached.
+pub fn is_read_only(device: &Path) -> Result<bool, FsError> {
+    let fd = File::open(device).context("open", device)?;
+    Ok(abi::status(&fd)
+        .context("read the status of", device)?
+        .flags
+        & READ_ONLY
+        != 0)
+}
+
+#[cfg(test)]
+mod tests;

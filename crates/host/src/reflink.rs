@@ -1,0 +1,99 @@
+//! Files that share their blocks, and how many blocks a file has.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{FallocateFlags, fallocate, ioctl_ficlone};
+use rustix::io::Errno;
+
+use crate::error::{Context, FsError};
+
+pub use crate::copy::copy_device;
+
+/// Tells the trial files of one process apart.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// Whether files in `dir` can share blocks (FICLONE): asked by trying it with two small files.
+///
+/// # Errors
+/// If the trial files cannot be made.
+pub fn supported(dir: &Path) -> Result<bool, FsError> {
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let name = |end| {
+        dir.join(format!(
+            ".stowage-reflink-{}-{serial}-{end}",
+            std::process::id()
+        ))
+    };
+    let (from, to) = (name("a"), name("b"));
+    let tried = fs::write(&from, [1; 4096])
+        .context("write", &from)
+        .and_then(|()| match clone_file(&from, &to) {
+            Ok(()) => Ok(true),
+            Err(error) => match error.errno() {
+                Some(Errno::OPNOTSUPP | Errno::INVAL | Errno::XDEV | Errno::NOTTY) => Ok(false),
+                _ => Err(error),
+            },
+        });
+    for trial in [from, to] {
+        // May not have been made; the answer is what counts.
+        let _ = fs::remove_file(trial);
+    }
+    tried
+}
+
+/// Makes `dst` (new, mode 0600) a copy of `src` that shares its blocks; ioctl_ficlone(2). Durable
+/// once its directory is synced.
+///
+/// # Errors
+/// EEXIST if there is a `dst`; EOPNOTSUPP or EXDEV where blocks cannot be shared. No `dst` is left
+/// behind then.
+pub fn clone_file(src: &Path, dst: &Path) -> Result<(), FsError> {
+    let from = File::open(src).context("open", src)?;
+    let to = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(dst)
+        .context("create", dst)?;
+    let cloned = ioctl_ficlone(&to, &from)
+        .map_err(io::Error::from)
+        .and_then(|()| to.sync_all());
+    if cloned.is_err() {
+        // The file is ours, it was made above.
+        let _ = fs::remove_file(dst);
+    }
+    cloned.context("share the blocks of", src)
+}
+
+/// Gives a file blocks for its first `len` bytes, and that length if it was shorter. What was
+/// there stays; fallocate(2).
+///
+/// # Errors
+/// ENOSPC; some blocks may have been given then.
+pub fn allocate(file: &Path, len: u64) -> Result<(), FsError> {
+    let open = OpenOptions::new()
+        .write(true)
+        .open(file)
+        .context("open", file)?;
+    fallocate(&open, FallocateFlags::empty(), 0, len).context("allocate", file)?;
+    open.sync_all().context("sync", file)
+}
+
+/// Bytes on disk that belong to a file (shared ones count for each of their files).
+///
+/// # Errors
+/// As stat(2).
+pub fn allocated_bytes(file: &Path) -> Result<u64, FsError> {
+    // st_blocks is in units of 512 bytes, whatever the file system; stat(3type).
+    Ok(fs::metadata(file)
+        .context("look at", file)?
+        .blocks()
+        .saturating_mul(512))
+}
+
+#[cfg(test)]
+mod tests;

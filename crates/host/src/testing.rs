@@ -1,0 +1,1 @@
+//! Fixtures: loop devices and mounts that go away with the test.
