@@ -1,0 +1,126 @@
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use stowage_testkit::requirement::find;
+use stowage_testkit::scratch;
+
+use crate::{licence, process};
+
+/// Format, lints, each crate alone, docs, licences and sources, generated files
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: [Step; 7] = [
+    ("format", format),
+    ("clippy", clippy),
+    ("each crate alone", each_crate_alone),
+    ("docs", docs),
+    ("licences and sources", licences),
+    ("cargo deny", cargo_deny),
+    ("generated files", generated_files),
+];
+
+/// All steps run, also after one has failed: a person wants the whole list.
+pub(crate) fn run(_: &Args) -> Result<ExitCode> {
+    let mut failed = Vec::new();
+    for (name, step) in STEPS {
+        println!("== {name}");
+        let started = Instant::now();
+        let done = step();
+        let seconds = started.elapsed().as_secs_f64();
+        match done {
+            Ok(()) => println!("== {name}: good ({seconds:.1} s)"),
+            Err(error) => {
+                println!("== {name}: FAILED ({seconds:.1} s): {error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    if failed.is_empty() {
+        println!("all {} checks are good", STEPS.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("failed: {}", failed.join(", "));
+    Ok(ExitCode::FAILURE)
+}
+
+fn format() -> Result<()> {
+    process::run(&mut process::cargo(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result<()> {
+    let args = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    process::run(&mut process::cargo(args))
+}
+
+/// Alone, a crate has only the features it asks for itself; within the workspace it may compile by
+/// another's.
+fn each_crate_alone() -> Result<()> {
+    for name in members()? {
+        process::run(&mut process::cargo(["check", "--quiet", "-p", &name]))?;
+    }
+    Ok(())
+}
+
+fn docs() -> Result<()> {
+    let mut doc = process::cargo([
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    process::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn licences() -> Result<()> {
+    let deny = std::fs::read_to_string(scratch::workspace().join("deny.toml"))
+        .context("failed to read deny.toml")?;
+    let problems = licence::problems(&deny, &metadata(&[])?)?;
+    ensure!(problems.is_empty(), "\n  {}", problems.join("\n  "));
+    Ok(())
+}
+
+/// Compiling cargo-deny takes minutes, so it is asked only where it is installed.
+fn cargo_deny() -> Result<()> {
+    if find("cargo-deny").is_none() {
+        println!("cargo-deny is not installed: advisories and bans were not checked");
+        return Ok(());
+    }
+    process::run(&mut process::cargo(["deny", "check"]))
+}
+
+fn generated_files() -> Result<()> {
+    metadata(&["--locked"]).context("Cargo.lock is stale; run: cargo update --workspace")?;
+    let mut tidy = process::command("go", ["mod", "tidy", "-diff"]);
+    tidy.current_dir(scratch::workspace().join("tools/csi-sanity"));
+    process::run(&mut tidy).context("go.mod or go.sum is stale; run: go mod tidy")
+}
+
+fn metadata(more: &[&str]) -> Result<String> {
+    let args = ["metadata", "--format-version=1"];
+    process::output(&mut process::cargo(args.iter().chain(more)))
+}
+
+fn members() -> Result<Vec<String>> {
+    let metadata: Value = serde_json::from_str(&metadata(&["--no-deps"])?)
+        .context("failed to parse cargo's metadata")?;
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo's metadata has no packages")?;
+    Ok(packages
+        .iter()
+        .filter_map(|p| p["name"].as_str().map(str::to_owned))
+        .collect())
+}

@@ -1,0 +1,42 @@
+//! `cargo xtask`: what developers and CI run. One file per subcommand, below `cmd`.
+
+mod cell;
+mod cmd;
+mod licence;
+mod process;
+mod tally;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set up, test and check Stowage")]
+struct Cli {
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+#[derive(Subcommand)]
+enum Cmd {
+    Setup(cmd::setup::Args),
+    Test(cmd::test::Args),
+    Check(cmd::check::Args),
+    Guest(cmd::guest::Args),
+    #[command(hide = true)]
+    SanityCell(cmd::sanity_cell::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Cmd::Setup(args) => cmd::setup::run(&args),
+        Cmd::Test(args) => cmd::test::run(&args),
+        Cmd::Check(args) => cmd::check::run(&args),
+        Cmd::Guest(args) => cmd::guest::run(args),
+        Cmd::SanityCell(args) => cmd::sanity_cell::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
