@@ -13,5 +13,6 @@
 //! different volumes run side by side.
 
 mod contract;
+pub mod file;
 
 pub use contract::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan};

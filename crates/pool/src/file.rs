@@ -1,0 +1,270 @@
+//! Volumes as files in a directory, reached through loop devices with direct I/O.
+//!
+//! ```text
+//!   <path>/stowage-pool.json            marks the directory as a pool of ours
+//!   <path>/volumes/<id>/{data,record.json}      volumes
+//!   <path>/snapshots/<id>/{data,record.json}    snapshots (reflinked copies of data)
+//!   <path>/making/<id>/…                half-made; renamed into place as the last step
+//!   <path>/trash/<id>.<n>/…             removed; unlinked in the background
+//! ```
+//!
+//! A volume comes and goes by one rename, so there is no state in between. On xfs and btrfs,
+//! snapshots, clones and restores share blocks (FICLONE) and take no time; elsewhere there are no
+//! snapshots. The file system itself keeps a deleted volume's bytes from the next one: new blocks
+//! read as zeros.
+
+mod ledger;
+mod scan;
+mod setup;
+mod volume;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use stowage_host::{Progress, blocking};
+use stowage_model::volumes::{Finding, PoolStatus, Severity, Trouble};
+use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
+
+use crate::{Attach, Device, Leftover, Pool, Removed, Scan};
+use ledger::Ledger;
+
+pub use setup::Options;
+
+/// Files are made in steps of 1 MiB: a multiple of every block and page size.
+const STEP: Bytes = Bytes::mib(1);
+
+/// Free space, in percent, below which the pool warns and below which it reports an error.
+const WARN_FREE: u64 = 15;
+const ERROR_FREE: u64 = 5;
+
+/// A directory that holds volumes.
+pub struct FilePool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: Options,
+    /// Whether files can share blocks here; unknown while the directory is missing.
+    reflink: bool,
+    /// Why the pool cannot be used, found when it was opened.
+    problem: Option<String>,
+    ledger: Ledger,
+}
+
+impl Shared {
+    fn dir(&self, record: &Record) -> PathBuf {
+        self.place(&record.id)
+    }
+
+    fn place(&self, id: &Id) -> PathBuf {
+        let kind = match id.role() {
+            stowage_model::id::Role::Snapshot => "snapshots",
+            _ => "volumes",
+        };
+        self.options.path.join(kind).join(id.as_str())
+    }
+
+    fn data(&self, record: &Record) -> PathBuf {
+        self.dir(record).join("data")
+    }
+
+    fn usable(&self) -> Result<()> {
+        match &self.problem {
+            None => Ok(()),
+            Some(problem) => Err(Error::precondition(format!(
+                "pool {} cannot be used: {problem}",
+                self.options.name
+            ))),
+        }
+    }
+
+    /// The marker must still be there: a file system unmounted under us would otherwise let
+    /// volumes be made on what lies beneath.
+    fn present(&self) -> Result<()> {
+        self.usable()?;
+        setup::check_marker(&self.options)
+    }
+}
+
+impl FilePool {
+    /// Run blocking work on the pool's directory.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || work(&shared)).await
+    }
+
+    fn path(&self) -> &Path {
+        &self.shared.options.path
+    }
+}
+
+#[async_trait]
+impl Pool for FilePool {
+    fn name(&self) -> &PoolName {
+        &self.shared.options.name
+    }
+
+    fn kind(&self) -> PoolKind {
+        PoolKind::File
+    }
+
+    fn vg(&self) -> Option<&str> {
+        None
+    }
+
+    fn rounded(&self, size: Bytes) -> Bytes {
+        size.round_up(STEP)
+    }
+
+    fn can_snapshot(&self) -> Result<()> {
+        self.shared.usable()?;
+        if self.shared.reflink {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "pool {} cannot cut snapshots: the file system under {} cannot share blocks between \
+             files (reflink); put the pool on xfs or btrfs",
+            self.name(),
+            self.path().display()
+        )))
+    }
+
+    fn clones_instantly(&self, _new: &Record) -> bool {
+        self.shared.reflink
+    }
+
+    fn creation_needs_journal(&self) -> bool {
+        false
+    }
+
+    async fn status(&self) -> Result<PoolStatus> {
+        self.run(|shared| Ok(shared.status())).await
+    }
+
+    async fn scan(&self) -> Result<Scan> {
+        self.run(|shared| shared.scan()).await
+    }
+
+    async fn create(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        let record = record.clone();
+        self.run(move |shared| shared.create(&record, size)).await
+    }
+
+    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
+        self.can_snapshot()?;
+        let (of, snapshot) = (of.clone(), snapshot.clone());
+        self.run(move |shared| shared.share(&of, &snapshot, Bytes(0)).map(drop))
+            .await
+    }
+
+    fn freezes_itself(&self) -> bool {
+        false
+    }
+
+    async fn clone_from(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
+        self.can_snapshot()?;
+        let (source, new) = (source.clone(), new.clone());
+        self.run(move |shared| shared.share(&source, &new, size))
+            .await
+    }
+
+    async fn rewrite(&self, record: &Record) -> Result<()> {
+        let record = record.clone();
+        self.run(move |shared| shared.rewrite(&record)).await
+    }
+
+    async fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        let record = record.clone();
+        self.run(move |shared| shared.grow(&record, size)).await
+    }
+
+    async fn remove(&self, record: &Record) -> Result<Removed> {
+        let record = record.clone();
+        self.run(move |shared| shared.remove(&record)).await
+    }
+
+    async fn purge(&self, leftover: &Leftover, _progress: &Arc<Progress>) -> Result<()> {
+        let leftover = leftover.clone();
+        self.run(move |shared| shared.purge(&leftover)).await
+    }
+
+    async fn attach(&self, record: &Record, how: Attach) -> Result<Device> {
+        let record = record.clone();
+        self.run(move |shared| shared.attach(&record, how)).await
+    }
+
+    async fn attached(&self, record: &Record) -> Result<Option<Device>> {
+        let record = record.clone();
+        self.run(move |shared| shared.attached(&record)).await
+    }
+
+    async fn detach(&self, record: &Record) -> Result<()> {
+        let record = record.clone();
+        self.run(move |shared| shared.detach(&record)).await
+    }
+
+    async fn suspend(&self, _records: &[Record]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn resume(&self, _records: &[Record]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn extend(&self, _disks: &[PathBuf], _force: bool) -> Result<()> {
+        Err(Error::unsupported(format!(
+            "pool {} is a directory and takes no disks; grow the file system under {} instead",
+            self.name(),
+            self.path().display()
+        )))
+    }
+
+    async fn tend(&self) -> Result<Vec<Finding>> {
+        let status = self.status().await?;
+        if let Some(problem) = status.problem {
+            return Ok(vec![Finding {
+                severity: Severity::Error,
+                trouble: Trouble::PoolMissing,
+                subject: self.name().to_string(),
+                what: problem,
+                mend: format!("mount the file system of {} again", self.path().display()),
+            }]);
+        }
+        let free_percent = (100 - status.data_percent.map_or(0, percent)).min(100);
+        let severity = match free_percent {
+            free if free < ERROR_FREE => Severity::Error,
+            free if free < WARN_FREE => Severity::Warning,
+            _ => return Ok(Vec::new()),
+        };
+        Ok(vec![Finding {
+            severity,
+            trouble: Trouble::PoolFull,
+            subject: self.name().to_string(),
+            what: format!("only {free_percent} % of {} is free", status.total),
+            mend: format!(
+                "delete volumes or snapshots, or grow the file system under {}; thin volumes get \
+                 I/O errors when it is full",
+                self.path().display()
+            ),
+        }])
+    }
+}
+
+/// A percentage as a whole number, for comparing.
+fn percent(value: f32) -> u64 {
+    // Clamped first, so the cast cannot lose anything but the fraction.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 0..=100"
+    )]
+    let whole = value.clamp(0.0, 100.0) as u64;
+    whole
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Reading a file pool back.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use stowage_model::error::Context;
+use stowage_model::volumes::PoolStatus;
+use stowage_model::{Bytes, Id, PoolKind, Record, Result, request::Media};
+
+use super::Shared;
+use super::ledger::Space;
+use crate::{Defect, Found, Leftover, Scan};
+
+impl Shared {
+    pub(super) fn scan(&self) -> Result<Scan> {
+        self.present()?;
+        let mut scan = Scan::default();
+        for folder in ["volumes", "snapshots"] {
+            for name in self.names(folder)? {
+                self.read(folder, &name, &mut scan);
+            }
+        }
+        for folder in ["making", "trash"] {
+            for name in self.names(folder)? {
+                let size = allocated(&self.options.path.join(folder).join(&name).join("data"));
+                scan.leftovers.push(Leftover {
+                    handle: format!("{folder}/{name}"),
+                    size,
+                });
+            }
+        }
+        for found in &scan.found {
+            self.ledger.enter(&found.record, found.size);
+        }
+        Ok(scan)
+    }
+
+    fn read(&self, folder: &str, name: &str, scan: &mut Scan) {
+        let dir = self.options.path.join(folder).join(name);
+        let shown = dir.display().to_string();
+        let Ok(id) = name.parse::<Id>() else {
+            scan.defects.push(Defect::Foreign(shown));
+            return;
+        };
+        match read_record(&dir).and_then(|record| {
+            if record.id != id {
+                return Err(stowage_model::Error::internal(
+                    "its record bears another id",
+                ));
+            }
+            let size = fs::metadata(dir.join("data"))
+                .or_internal(|| "its data cannot be looked at".to_owned())?
+                .len();
+            Ok(Found {
+                record,
+                size: Bytes(size),
+            })
+        }) {
+            Ok(found) => scan.found.push(found),
+            Err(e) => scan.defects.push(Defect::Unreadable(shown, e.chain())),
+        }
+    }
+
+    fn names(&self, folder: &str) -> Result<Vec<String>> {
+        let dir = self.options.path.join(folder);
+        let failed = || format!("failed to read {}", dir.display());
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&dir).or_internal(failed)? {
+            names.push(
+                entry
+                    .or_internal(failed)?
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned(),
+            );
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    pub(super) fn space(&self) -> Result<Space> {
+        let usage = stowage_host::filesystem::size(&self.options.path)
+            .or_internal(|| format!("failed to ask how full pool {} is", self.options.name))?;
+        Ok(Space {
+            total: Bytes(usage.total),
+            available: Bytes(usage.available),
+        })
+    }
+
+    pub(super) fn status(&self) -> PoolStatus {
+        let space = self.present().and_then(|()| self.space());
+        let (space, problem) = match space {
+            Ok(space) => (space, None),
+            Err(e) => (
+                Space {
+                    total: Bytes(0),
+                    available: Bytes(0),
+                },
+                Some(e.chain()),
+            ),
+        };
+        let free = self.ledger.free(space);
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            reason = "a percentage for people"
+        )]
+        let data_percent = (space.total.0 > 0).then(|| {
+            (space.total.minus(space.available).0 as f64 * 100.0 / space.total.0 as f64) as f32
+        });
+        PoolStatus {
+            name: self.options.name.clone(),
+            kind: PoolKind::File,
+            location: self.options.path.display().to_string(),
+            media: media(&self.options.path),
+            total: space.total,
+            free,
+            largest: free.round_down(super::STEP),
+            promised: self.ledger.promised(),
+            data_percent,
+            metadata_percent: None,
+            volumes: 0,
+            snapshots: 0,
+            problem,
+        }
+    }
+}
+
+/// The record in a volume's directory.
+fn read_record(dir: &Path) -> Result<Record> {
+    let text = fs::read(dir.join("record.json"))
+        .or_internal(|| "its record.json cannot be read".to_owned())?;
+    let pairs: BTreeMap<String, String> =
+        serde_json::from_slice(&text).or_internal(|| "its record.json is damaged".to_owned())?;
+    Record::from_pairs(&pairs)
+}
+
+fn allocated(data: &Path) -> Bytes {
+    Bytes(stowage_host::reflink::allocated_bytes(data).unwrap_or(0))
+}
+
+/// The medium under a directory, where its file system sits on one disk the kernel knows.
+fn media(path: &Path) -> Option<Media> {
+    use std::os::unix::fs::MetadataExt;
+    let dev = stowage_host::Devno::from_stat(fs::metadata(path).ok()?.dev());
+    stowage_host::device::rotational(dev)
+        .ok()
+        .map(|r| if r { Media::Hdd } else { Media::Ssd })
+}

@@ -1,0 +1,329 @@
+//! Making, sharing, growing, attaching and removing the files.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use stowage_host::{device, durable, failpoint, loopdev, reflink};
+use stowage_model::error::Context;
+use stowage_model::request::Provisioning;
+use stowage_model::{Bytes, Error, Record, Result};
+
+use super::Shared;
+use crate::{Attach, Device, Leftover, Removed};
+
+/// Tells apart trash entries of one id made by one process.
+static TRASHED: AtomicU64 = AtomicU64::new(0);
+
+impl Shared {
+    pub(super) fn create(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        self.present()?;
+        if let Some(present) = self.length(record)? {
+            return Ok(present);
+        }
+        let space = self.space()?;
+        let _room = self
+            .ledger
+            .reserve(record.provisioning, size, space, self.name())?;
+        let made = self.make(record, |data| {
+            fs::File::create_new(data)?;
+            match record.provisioning {
+                Provisioning::Thick => reflink::allocate(data, size.0).map_err(|e| e.source),
+                Provisioning::Thin => fs::OpenOptions::new()
+                    .write(true)
+                    .open(data)?
+                    .set_len(size.0),
+            }
+        });
+        self.finish(record, made, size)
+    }
+
+    /// Make a snapshot or clone that shares the blocks of `source`, at least `size` long.
+    pub(super) fn share(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
+        self.present()?;
+        if let Some(present) = self.length(new)? {
+            return Ok(present);
+        }
+        let from = self.data(source);
+        let length = self.length(source)?.ok_or_else(|| {
+            Error::not_found(format!(
+                "{} is missing from pool {}",
+                source.id,
+                self.name()
+            ))
+        })?;
+        let size = size.max(length);
+        let space = self.space()?;
+        // The clone of a thick volume must be able to own all its blocks one day.
+        let provisioning = if new.is_snapshot() {
+            source.provisioning
+        } else {
+            new.provisioning
+        };
+        let _room = self
+            .ledger
+            .reserve(provisioning, size, space, self.name())?;
+        let made = self.make(new, |data| {
+            reflink::clone_file(&from, data).map_err(|e| e.source)?;
+            if size > length {
+                match new.provisioning {
+                    Provisioning::Thick => {
+                        reflink::allocate(data, size.0).map_err(|e| e.source)?;
+                    }
+                    Provisioning::Thin => {
+                        fs::OpenOptions::new()
+                            .write(true)
+                            .open(data)?
+                            .set_len(size.0)?;
+                    }
+                }
+            }
+            Ok(())
+        });
+        self.finish(new, made, size)
+    }
+
+    /// Build the directory of a volume aside, then rename it into place.
+    fn make(
+        &self,
+        record: &Record,
+        fill: impl FnOnce(&Path) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let making = self.options.path.join("making").join(record.id.as_str());
+        if making.exists() {
+            fs::remove_dir_all(&making)?;
+        }
+        fs::create_dir(&making)?;
+        let data = making.join("data");
+        let built = fill(&data).and_then(|()| {
+            failpoint::hit("file.make.data");
+            fs::File::open(&data)?.sync_all()?;
+            write_record(&making, record)?;
+            failpoint::hit("file.make.recorded");
+            let place = self.dir(record);
+            fs::rename(&making, &place)?;
+            failpoint::hit("file.make.renamed");
+            // The rename is on the disk once the directory it went to is (both lie on one file
+            // system, whose journal orders the removal with the addition).
+            durable::fsync_dir(place.parent().unwrap_or(&place)).map_err(|e| e.source)
+        });
+        if built.is_err() {
+            // What cannot be removed here is a leftover that the next start removes.
+            let _ = fs::remove_dir_all(&making);
+        }
+        built
+    }
+
+    fn finish(&self, record: &Record, made: std::io::Result<()>, size: Bytes) -> Result<Bytes> {
+        match made {
+            Ok(()) => {
+                self.ledger.enter(record, size);
+                Ok(size)
+            }
+            Err(e) if out_of_space(&e) => Err(Error::full(format!(
+                "pool {} is full: the file system under {} has no room for {size}",
+                self.name(),
+                self.options.path.display()
+            ))
+            .caused_by(e)),
+            Err(e) => Err(Error::internal(format!(
+                "failed to make {} in pool {}",
+                record.id,
+                self.name()
+            ))
+            .caused_by(e)),
+        }
+    }
+
+    pub(super) fn rewrite(&self, record: &Record) -> Result<()> {
+        self.present()?;
+        write_record(&self.dir(record), record)
+            .or_internal(|| format!("failed to write the record of {}", record.id))
+    }
+
+    pub(super) fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        self.present()?;
+        let present = self.length(record)?.ok_or_else(|| missing(record))?;
+        let data = self.data(record);
+        if present < size {
+            let space = self.space()?;
+            let more = size.minus(present);
+            let _room = self
+                .ledger
+                .reserve(record.provisioning, more, space, self.name())?;
+            let grown = match record.provisioning {
+                Provisioning::Thick => reflink::allocate(&data, size.0).map_err(|e| e.source),
+                Provisioning::Thin => fs::OpenOptions::new()
+                    .write(true)
+                    .open(&data)
+                    .and_then(|f| f.set_len(size.0)),
+            };
+            grown
+                .and_then(|()| fs::File::open(&data)?.sync_all())
+                .map_err(|e| {
+                    match out_of_space(&e) {
+                        true => Error::full(format!("pool {} has no room to grow", self.name())),
+                        false => Error::internal(format!("failed to grow {}", record.id)),
+                    }
+                    .caused_by(e)
+                })?;
+            failpoint::hit("file.grow.grown");
+            self.ledger.enter(record, size);
+        }
+        // Also when the file was grown before and a kill came in between.
+        for path in self.loops(record)? {
+            loopdev::set_capacity(&path)
+                .or_internal(|| format!("failed to grow the device {}", path.display()))?;
+        }
+        Ok(present.max(size))
+    }
+
+    pub(super) fn remove(&self, record: &Record) -> Result<Removed> {
+        self.present()?;
+        let place = self.dir(record);
+        if !place.exists() {
+            self.ledger.strike(&record.id);
+            return Ok(Removed::Gone);
+        }
+        if let Some(path) = self.loops(record)?.first() {
+            return Err(Error::precondition(format!(
+                "{} is still attached as {}; unmount it first",
+                record.id,
+                path.display()
+            )));
+        }
+        let size = Bytes(reflink::allocated_bytes(&self.data(record)).unwrap_or(0));
+        let unique = (std::process::id(), TRASHED.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}.{}-{}", record.id, unique.0, unique.1);
+        let trash = self.options.path.join("trash").join(&name);
+        durable::rename(&place, &trash)
+            .or_internal(|| format!("failed to remove {} from pool {}", record.id, self.name()))?;
+        self.ledger.strike(&record.id);
+        Ok(Removed::ToPurge(Leftover {
+            handle: format!("trash/{name}"),
+            size,
+        }))
+    }
+
+    pub(super) fn purge(&self, leftover: &Leftover) -> Result<()> {
+        self.present()?;
+        let failed = || {
+            format!(
+                "failed to remove {} from pool {}",
+                leftover.handle,
+                self.name()
+            )
+        };
+        let (folder, name) = leftover
+            .handle
+            .split_once('/')
+            .filter(|(folder, name)| {
+                ["making", "trash"].contains(folder) && stowage_model::id::is_plain_word(name)
+            })
+            .ok_or_else(|| Error::internal(failed()))?;
+        durable::remove_dir_all(&self.options.path.join(folder).join(name)).or_internal(failed)
+    }
+
+    pub(super) fn attach(&self, record: &Record, how: Attach) -> Result<Device> {
+        self.present()?;
+        let data = self.data(record);
+        let failed = || format!("failed to attach {}", record.id);
+        let size = self.length(record)?.ok_or_else(|| missing(record))?;
+        if let Some(present) = self.loops(record)?.into_iter().next() {
+            // Holding it open keeps it from clearing itself before it is mounted.
+            let file = fs::File::open(&present).or_internal(failed)?;
+            if how == Attach::Held {
+                loopdev::set_autoclear(&present, false).or_internal(failed)?;
+            }
+            if device::size(&present).or_internal(failed)? < size.0 {
+                loopdev::set_capacity(&present).or_internal(failed)?;
+            }
+            // A device that went away between the look and the open has no file behind it.
+            if self.loops(record)?.contains(&present) {
+                return Ok(Device {
+                    path: present,
+                    size,
+                    hold: Some(Arc::new(OwnedFd::from(file))),
+                });
+            }
+        }
+        let options = loopdev::Options {
+            read_only: false,
+            autoclear: how == Attach::UntilUnused,
+            block_size: None,
+        };
+        let attached = loopdev::attach(&data, options).or_internal(failed)?;
+        failpoint::hit("file.attach.attached");
+        if !attached.direct_io {
+            tracing::debug!(volume.id = %record.id, "no direct I/O on this file system");
+        }
+        let hold = std::os::fd::AsFd::as_fd(&attached)
+            .try_clone_to_owned()
+            .or_internal(failed)?;
+        Ok(Device {
+            path: attached.path.clone(),
+            size,
+            hold: Some(Arc::new(hold)),
+        })
+    }
+
+    pub(super) fn attached(&self, record: &Record) -> Result<Option<Device>> {
+        let Some(size) = self.length(record)? else {
+            return Ok(None);
+        };
+        Ok(self
+            .loops(record)?
+            .into_iter()
+            .next()
+            .map(|path| Device::new(path, size)))
+    }
+
+    pub(super) fn detach(&self, record: &Record) -> Result<()> {
+        if self.length(record)?.is_none() {
+            return Ok(());
+        }
+        for path in self.loops(record)? {
+            loopdev::detach(&path).or_internal(|| {
+                format!("failed to detach {} from {}", path.display(), record.id)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Length of the data file; `None` when the volume is not there.
+    fn length(&self, record: &Record) -> Result<Option<Bytes>> {
+        match fs::metadata(self.data(record)) {
+            Ok(meta) => Ok(Some(Bytes(meta.len()))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::internal(format!("failed to look at {}", record.id)).caused_by(e)),
+        }
+    }
+
+    /// The writable loop devices on the data file.
+    fn loops(&self, record: &Record) -> Result<Vec<std::path::PathBuf>> {
+        loopdev::find(&self.data(record))
+            .or_internal(|| format!("failed to look for the devices of {}", record.id))
+    }
+
+    fn name(&self) -> &str {
+        self.options.name.as_str()
+    }
+}
+
+fn write_record(dir: &Path, record: &Record) -> std::io::Result<()> {
+    let text = serde_json::to_vec_pretty(&record.to_pairs())?;
+    durable::write_atomic(&dir.join("record.json"), &text).map_err(|e| e.source)
+}
+
+fn missing(record: &Record) -> Error {
+    Error::not_found(format!("the file of {} is missing", record.id))
+}
+
+fn out_of_space(e: &std::io::Error) -> bool {
+    matches!(
+        e.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    ) || e.kind() == std::io::ErrorKind::FileTooLarge
+}
