@@ -52,7 +52,8 @@ mod enabled {
     }
 }
 
-#[cfg(all(test, feature = "failpoints"))]
+#[cfg(test)]
+#[cfg(feature = "failpoints")]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;

@@ -55,6 +55,13 @@ pub async fn mkfs(
     extra_args: &[String],
     uuid: Option<&str>,
 ) -> Result<(), FilesystemError> {
+    if fstype == "btrfs" && uuid.is_some() {
+        // mkfs.btrfs refuses a UUID that any device has, even if that is the one it is to
+        // overwrite: the second run after a kill would fail ("non-unique UUID", 6.2).
+        runner
+            .run(Cmd::new("wipefs").args(["-q", "-a"]).arg(device))
+            .await?;
+    }
     let cmd = Cmd::new(format!("mkfs.{fstype}"));
     let cmd = match family(fstype)? {
         // -F: also when it does not look like an empty block device; it never asks off a terminal.
@@ -82,7 +89,8 @@ pub async fn mkfs(
 /// Lets a mounted file system fill its grown device; one that does already is left as it is.
 ///
 /// # Errors
-/// The program's own reason. ext2 cannot grow while mounted.
+/// The program's own reason. ext2 cannot grow while mounted; ext3 and ext4 only for a process with
+/// CAP_SYS_RESOURCE, else resize2fs says "Permission denied to resize filesystem".
 pub async fn grow(
     runner: &dyn Runner,
     fstype: &str,

@@ -1,1 +1,147 @@
+use super::*;
+use crate::command::{System, fake::Script};
+use crate::probe::{Content, probe};
+use crate::testing::Disk;
+use std::fs::File;
 
+const UUID: &str = "3c1d0e52-90f7-4b7c-8f25-6b1d4a1e9b02";
+
+#[tokio::test]
+async fn argv_is_quiet_and_the_device_comes_last() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let device = file.path().to_str().unwrap();
+    let script = Script::new()
+        .ok(
+            &["mkfs.ext3", "-q", "-F", "-U", UUID, "-m", "0", device],
+            "",
+        )
+        .ok(
+            &[
+                "mkfs.xfs",
+                "-q",
+                "-f",
+                "-m",
+                &format!("uuid={UUID}"),
+                "-m",
+                "0",
+                device,
+            ],
+            "",
+        )
+        .ok(&["mkfs.btrfs", "-q", "-f", "-m", "0", device], "")
+        .ok(&["wipefs", "-q", "-a", device], "")
+        .ok(
+            &["mkfs.btrfs", "-q", "-f", "-U", UUID, "-m", "0", device],
+            "",
+        );
+    let extra = ["-m".to_owned(), "0".to_owned()];
+    let kinds = [
+        ("ext3", Some(UUID)),
+        ("xfs", Some(UUID)),
+        ("btrfs", None),
+        ("btrfs", Some(UUID)),
+    ];
+    for (fstype, uuid) in kinds {
+        mkfs(&script, fstype, file.path(), &extra, uuid)
+            .await
+            .unwrap();
+    }
+    script.finish();
+}
+
+#[tokio::test]
+async fn other_types_are_refused_before_anything_runs() {
+    let script = Script::new();
+    for fstype in ["ntfs", "", "ext4 ", "../sh"] {
+        let refused = mkfs(&script, fstype, Path::new("/dev/null"), &[], None).await;
+        assert!(
+            matches!(refused, Err(FilesystemError::Unsupported { .. })),
+            "{fstype}"
+        );
+    }
+}
+
+/// ext4 lets only CAP_SYS_RESOURCE (bit 24) grow it online (fs/ext4/ioctl.c,
+/// ext4_resize_begin); root in a container or on a test machine may lack it. Then the refusal is
+/// what is tested.
+fn may_resize_ext() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let set = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .unwrap();
+    u64::from_str_radix(set.trim(), 16).unwrap() & (1 << 24) != 0
+}
+
+#[tokio::test]
+async fn made_grown_twice_and_found_larger() {
+    let runner = System::new();
+    'types: for fstype in ["ext3", "ext4", "xfs", "btrfs"] {
+        let disk = Disk::new(320 << 20);
+        // What an earlier, killed run may have left must not stop it.
+        for _ in 0..2 {
+            mkfs(&runner, fstype, disk.path(), &[], Some(UUID))
+                .await
+                .unwrap();
+        }
+        let Content::Filesystem { uuid, .. } = probe(&runner, disk.path()).await.unwrap() else {
+            panic!("{fstype}");
+        };
+        assert_eq!(uuid.as_deref(), Some(UUID));
+        let mounted = disk.mounted(fstype);
+        let before = size(&mounted.0).unwrap();
+        File::options()
+            .write(true)
+            .open(&disk.file)
+            .unwrap()
+            .set_len(480 << 20)
+            .unwrap();
+        crate::loopdev::set_capacity(disk.path()).unwrap();
+        for _ in 0..2 {
+            let grown = grow(&runner, fstype, disk.path(), &mounted.0).await;
+            if fstype.starts_with("ext") && !may_resize_ext() {
+                let error = grown.unwrap_err().to_string();
+                assert!(error.contains("Permission denied to resize"), "{error}");
+                continue 'types;
+            }
+            grown.unwrap();
+        }
+        let gained = size(&mounted.0).unwrap().total - before.total;
+        assert!(gained > 140 << 20, "{fstype} {gained}");
+    }
+}
+
+#[tokio::test]
+async fn a_btrfs_copy_mounts_beside_its_original() {
+    let runner = System::new();
+    let original = Disk::formatted("btrfs");
+    let copy = Disk::new(128 << 20);
+    {
+        let mounted = original.mounted("btrfs");
+        std::fs::write(mounted.0.join("note"), "kept").unwrap();
+    }
+    let progress = crate::Progress::new();
+    crate::reflink::copy_device(original.path(), copy.path(), 128 << 20, true, &progress).unwrap();
+    let _original_mounted = original.mounted("btrfs");
+    fresh_uuid(&runner, "btrfs", copy.path()).await.unwrap();
+    let mounted = copy.mounted("btrfs");
+    assert_eq!(
+        std::fs::read_to_string(mounted.0.join("note")).unwrap(),
+        "kept"
+    );
+    assert_eq!(
+        crate::device::in_use(copy.path()).unwrap().unwrap().mounts,
+        std::slice::from_ref(&mounted.0),
+        "the copy and not the original is what is mounted"
+    );
+}
+
+#[tokio::test]
+async fn only_btrfs_gets_a_new_uuid() {
+    let script = Script::new().ok(&["btrfstune", "-f", "-m", "/dev/x"], "");
+    for fstype in ["ext4", "xfs", "btrfs"] {
+        fresh_uuid(&script, fstype, Path::new("/dev/x"))
+            .await
+            .unwrap();
+    }
+}

@@ -1,1 +1,238 @@
+use super::*;
+use crate::device;
+use crate::testing::{Mounted, require_root};
+use std::process::Command;
 
+fn file(dir: &tempfile::TempDir, size: u64) -> PathBuf {
+    require_root();
+    let path = dir.path().join("backing");
+    File::create(&path).unwrap().set_len(size).unwrap();
+    path
+}
+
+fn attached(device: &Path) -> bool {
+    let name = device.file_name().unwrap();
+    Path::new("/sys/block")
+        .join(name)
+        .join("loop/backing_file")
+        .exists()
+}
+
+/// Closing is followed by the detach in the kernel's own time.
+fn soon(condition: impl Fn() -> bool) -> bool {
+    (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        condition()
+    })
+}
+
+#[test]
+fn attach_find_and_detach() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 4 << 20);
+    let device = attach(&path, Options::default()).unwrap();
+    assert_eq!(device::size(&device.path).unwrap(), 4 << 20);
+    assert_eq!(device::devno(&device.path).unwrap(), device.devno);
+    assert_eq!(find(&path).unwrap(), std::slice::from_ref(&device.path));
+    assert!(!is_read_only(&device.path).unwrap());
+    let loop_path = device.path.clone();
+    drop(device);
+    assert!(attached(&loop_path), "without autoclear it stays");
+    detach(&loop_path).unwrap();
+    assert!(soon(|| !attached(&loop_path)));
+    detach(&loop_path).unwrap();
+    assert!(find(&path).unwrap().is_empty());
+    detach(Path::new("/dev/loop98765")).unwrap();
+    assert!(detach(Path::new("/dev/null")).is_err());
+}
+
+#[test]
+fn find_goes_by_identity_not_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 1 << 20);
+    let options = Options {
+        autoclear: true,
+        ..Options::default()
+    };
+    let device = attach(&path, options).unwrap();
+    let moved = dir.path().join("moved");
+    std::fs::rename(&path, &moved).unwrap();
+    File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    assert!(
+        find(&path).unwrap().is_empty(),
+        "another file under the old name"
+    );
+    assert_eq!(find(&moved).unwrap(), std::slice::from_ref(&device.path));
+    std::fs::remove_file(&moved).unwrap();
+    assert_eq!(
+        find(&moved).unwrap(),
+        std::slice::from_ref(&device.path),
+        "by path once it is deleted"
+    );
+}
+
+#[test]
+fn autoclear_detaches_with_the_last_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 128 << 20);
+    let options = Options {
+        autoclear: true,
+        ..Options::default()
+    };
+    let device = attach(&path, options).unwrap();
+    crate::testing::tool("mkfs.ext4", &["-q", device.path.to_str().unwrap()]);
+    let mounted = Mounted::at(dir.path().join("mnt"));
+    crate::mount::mount_device(&device.path, &mounted.target(), "ext4", &["rw"]).unwrap();
+    let loop_path = device.path.clone();
+    drop(device);
+    assert!(!soon(|| !attached(&loop_path)), "the mount is a user");
+    assert!(crate::mount::unmount(&mounted.0).unwrap());
+    assert!(soon(|| !attached(&loop_path)));
+}
+
+/// What kill -9 does between attach and mount, with a real process.
+#[test]
+fn a_killed_process_leaks_no_autoclear_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 1 << 20);
+    let options = Options {
+        autoclear: true,
+        ..Options::default()
+    };
+    let device = attach(&path, options).unwrap();
+    let loop_path = device.path.clone();
+    // The child holds the only descriptor left, as the daemon would.
+    let stdin = device.fd.try_clone().unwrap();
+    let mut child = Command::new("sleep")
+        .arg("60")
+        .stdin(stdin)
+        .spawn()
+        .unwrap();
+    drop(device);
+    assert!(!soon(|| !attached(&loop_path)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(soon(|| !attached(&loop_path)));
+}
+
+#[test]
+fn autoclear_is_switched_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 1 << 20);
+    let device = attach(
+        &path,
+        Options {
+            autoclear: true,
+            ..Options::default()
+        },
+    )
+    .unwrap();
+    set_autoclear(&device.path, false).unwrap();
+    let loop_path = device.path.clone();
+    drop(device);
+    assert!(!soon(|| !attached(&loop_path)));
+    set_autoclear(&loop_path, true).unwrap();
+    assert!(
+        soon(|| !attached(&loop_path)),
+        "our own close was the last one"
+    );
+}
+
+#[test]
+fn the_device_follows_a_grown_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 1 << 20);
+    let device = attach(
+        &path,
+        Options {
+            autoclear: true,
+            ..Options::default()
+        },
+    )
+    .unwrap();
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(3 << 20)
+        .unwrap();
+    assert_eq!(device::size(&device.path).unwrap(), 1 << 20);
+    set_capacity(&device.path).unwrap();
+    assert_eq!(device::size(&device.path).unwrap(), 3 << 20);
+}
+
+#[test]
+fn read_only_and_block_size_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 1 << 20);
+    let options = Options {
+        read_only: true,
+        autoclear: true,
+        block_size: Some(4096),
+    };
+    let device = attach(&path, options).unwrap();
+    assert!(is_read_only(&device.path).unwrap());
+    assert!(device::read_only(device.devno).unwrap());
+    assert_eq!(device::logical_block_size(&device.path).unwrap(), 4096);
+    let refused = File::options().write(true).open(&device.path);
+    assert!(refused.is_err() || device::read_only(device.devno).unwrap());
+}
+
+#[test]
+fn direct_io_is_reported_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let on_disk = attach(
+        &file(&dir, 1 << 20),
+        Options {
+            autoclear: true,
+            ..Options::default()
+        },
+    );
+    let on_disk = on_disk.unwrap();
+    let name = on_disk.path.file_name().unwrap().to_owned();
+    let dio = Path::new("/sys/block").join(name).join("loop/dio");
+    let shown = std::fs::read_to_string(dio).unwrap();
+    assert_eq!(on_disk.direct_io, shown.trim() == "1");
+    // A directory cannot back a loop device, with or without direct I/O; the error names it.
+    let read_only = Options {
+        read_only: true,
+        ..Options::default()
+    };
+    let error = attach(dir.path(), read_only).unwrap_err();
+    assert!(
+        error.to_string().contains(dir.path().to_str().unwrap()),
+        "{error}"
+    );
+    assert_eq!(error.errno(), Some(Errno::INVAL));
+}
+
+#[test]
+fn parallel_attaches_get_devices_of_their_own() {
+    let dirs: Vec<_> = (0..8).map(|_| tempfile::tempdir().unwrap()).collect();
+    let devices: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = dirs
+            .iter()
+            .map(|dir| {
+                scope.spawn(|| {
+                    let path = file(dir, 1 << 20);
+                    attach(
+                        &path,
+                        Options {
+                            autoclear: true,
+                            ..Options::default()
+                        },
+                    )
+                    .unwrap()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let mut numbers: Vec<_> = devices.iter().map(|device| device.devno).collect();
+    numbers.sort();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 8);
+}
