@@ -136,19 +136,26 @@ fn try_cell(cell: Cell, stowage: &Path, logs: &Path) -> Result<CellResult> {
     std::fs::write(&config, daemon::config(work.path(), &storage.pool_toml))
         .context("failed to write the daemon's configuration")?;
 
-    let daemon = Daemon::start(stowage, &config, work.path(), logs)?;
+    let mut daemon = Daemon::start(stowage, &config, work.path(), logs)?;
     let report = Sanity::new(daemon.csi_socket(), cell.access)
         .volume_parameter("pool", daemon::POOL)
         .mutable_parameter("bps", "10485760")
         .mutable_parameter("iops", "1000")
-        .run(logs, SUITE_TIMEOUT);
+        .run(logs, SUITE_TIMEOUT, || daemon.is_alive());
     let stopped = daemon.stop();
     // Looked for after the daemon's end, which may still let go of something.
     let left = storage.left_behind(work.path());
     // Whatever was left must go before the directories can.
     disk::unmount_below(work.path())?;
 
-    let report = report.context("csi-sanity did not run to its end")?;
+    let report = match report {
+        Ok(report) => report,
+        // Most often because of what became of the daemon, so that is told first.
+        Err(error) => {
+            stopped?;
+            return Err(error.context("csi-sanity did not run to its end"));
+        }
+    };
     let checks = [report.check(), stopped, left];
     let problems: Vec<String> = checks
         .into_iter()

@@ -113,7 +113,15 @@ impl Sanity {
     /// Runs the whole suite; its output and junit report go to `logs`.
     ///
     /// An `Err` means that it did not run to its end; what the specs said is in the report.
-    pub fn run(&self, logs: &Path, timeout: Duration) -> Result<Report> {
+    ///
+    /// Ends early when `alive` says that the driver is gone: against a socket nobody serves every
+    /// single spec would wait a minute for its connection.
+    pub fn run(
+        &self,
+        logs: &Path,
+        timeout: Duration,
+        mut alive: impl FnMut() -> bool,
+    ) -> Result<Report> {
         ensure!(
             self.binary.is_file(),
             "{} is missing; build it with: cargo xtask setup",
@@ -147,9 +155,11 @@ impl Sanity {
             if let Some(exit) = child.try_wait().context("failed to wait for csi-sanity")? {
                 break exit;
             }
-            if started.elapsed() > timeout {
+            let alive = alive();
+            if !alive || started.elapsed() > timeout {
                 child.kill().context("failed to kill csi-sanity")?;
                 child.wait().context("failed to wait for csi-sanity")?;
+                ensure!(alive, "the driver died; see {}", output_path.display());
                 bail!(
                     "csi-sanity took longer than {timeout:?}; see {}",
                     output_path.display()

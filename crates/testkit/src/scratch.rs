@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::disk;
+
 /// The repository's root.
 pub fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -28,15 +30,65 @@ pub fn target() -> PathBuf {
         .unwrap_or_else(|| workspace().join("target"))
 }
 
+/// Where a guest keeps its scratch directories: in its own memory, since the sweep on the machine
+/// cannot know the guest's processes.
+pub(crate) const VARIABLE: &str = "STOWAGE_SCRATCH";
+
+fn base() -> PathBuf {
+    std::env::var_os(VARIABLE).map_or_else(|| target().join("scratch"), PathBuf::from)
+}
+
 /// A fresh directory under `target/scratch`, removed when dropped.
 ///
-/// Not under `/tmp`: often a small tmpfs, and every guest mounts its own over it.
+/// Not under `/tmp`: often a small tmpfs, and every guest mounts its own over it. The name bears
+/// this process's id for [`sweep`].
 pub fn dir(prefix: &str) -> Result<TempDir> {
-    let base = target().join("scratch");
+    let base = base();
     std::fs::create_dir_all(&base)
         .with_context(|| format!("failed to create {}", base.display()))?;
     tempfile::Builder::new()
-        .prefix(&format!("{prefix}-"))
+        .prefix(&format!("{prefix}-{}-", std::process::id()))
         .tempdir_in(&base)
         .with_context(|| format!("failed to create a directory in {}", base.display()))
+}
+
+/// Removes what processes that are gone have left: one that was killed ran no destructor, and its
+/// mounts and loop devices would stay until the next reboot.
+pub fn sweep() -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(base()) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let owner = owner(&entry.file_name().to_string_lossy());
+        if owner.is_none_or(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
+            continue;
+        }
+        let dir = entry.path();
+        disk::unmount_below(&dir)?;
+        disk::detach_loops_below(&dir)?;
+        std::fs::remove_dir_all(&dir)
+            .with_context(|| format!("failed to remove {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// The process in a name that [`dir`] made.
+fn owner(name: &str) -> Option<u32> {
+    name.rsplit('-').nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sweep_takes_what_the_dead_left_and_nothing_else() {
+        let mine = dir("two-words").unwrap();
+        // Beyond the largest id the kernel gives.
+        let left = mine.path().with_file_name("xfs-4194305-abc");
+        std::fs::create_dir_all(left.join("mnt")).unwrap();
+        sweep().unwrap();
+        assert!(!left.exists());
+        assert!(mine.path().exists());
+    }
 }

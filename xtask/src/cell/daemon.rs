@@ -70,6 +70,10 @@ impl Daemon {
         &self.csi_socket
     }
 
+    pub(super) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Asks it to end. Fails if it had died before, or does not end well.
     pub(super) fn stop(mut self) -> Result<()> {
         if let Some(exit) = self

@@ -41,6 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let started = Instant::now();
     let logs = scratch::target().join("test-logs");
     std::fs::create_dir_all(&logs).context("failed to create the log directory")?;
+    scratch::sweep()?;
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|o| name.contains(o));
     let mut finished = Vec::new();
 

@@ -159,6 +159,7 @@ fn script(scratch: &Path, plan: &Plan<'_>) -> Result<Vec<u8>> {
         ("HOME", "/run/home"),
         ("LC_ALL", "C"),
         ("TERM", "dumb"),
+        (crate::scratch::VARIABLE, "/run/scratch"),
     ]
     .map(|(key, value)| (key.into(), value.into()))
     .to_vec();
