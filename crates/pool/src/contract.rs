@@ -23,7 +23,11 @@ pub struct Device {
 impl Device {
     /// A device that stays without being held.
     pub fn new(path: PathBuf, size: Bytes) -> Self {
-        Self { path, size, hold: None }
+        Self {
+            path,
+            size,
+            hold: None,
+        }
     }
 }
 
@@ -143,7 +147,7 @@ pub trait Pool: Send + Sync {
 
     /// Make a volume from a snapshot or volume of this pool without copying; `size` is at least
     /// the source's.
-    async fn clone_from(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes>;
+    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes>;
 
     /// Write a changed record.
     async fn rewrite(&self, record: &Record) -> Result<()>;

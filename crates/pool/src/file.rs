@@ -165,7 +165,7 @@ impl Pool for FilePool {
         false
     }
 
-    async fn clone_from(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
+    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
         self.can_snapshot()?;
         let (source, new) = (source.clone(), new.clone());
         self.run(move |shared| shared.share(&source, &new, size))
