@@ -14,5 +14,7 @@
 
 mod contract;
 pub mod file;
+pub mod lvm;
+mod vg;
 
 pub use contract::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan};

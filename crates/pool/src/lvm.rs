@@ -1,0 +1,179 @@
+//! Thick logical volumes in a volume group.
+//!
+//! ```text
+//!   LV                                   what it is
+//!   stowage-v-<32 hex>                   a volume; its record in tags
+//!   stowage-s-<32 hex>, COW of an LV     a snapshot; its record, and its readers', in tags
+//!   stowage-s-<32 hex>, plain            leftover: a snapshot half made, or split to be removed
+//!   stowage-x-<16 hex>                   leftover: removed, to be wiped
+//!
+//!   create:   lvcreate with the tags ──────────────────────────────────▶ volume
+//!   remove:   volume ── lvrename ──▶ stowage-x-… ── zero, lvremove ──▶ gone
+//!             snapshot ── lvconvert --splitsnapshot ──▶ plain ── lvrename ──▶ stowage-x-…
+//! ```
+//!
+//! Each arrow is one commit of LVM's metadata, so a kill leaves one of these forms. Blocks are
+//! wiped *before* they are given back: a new volume never shows what an old one held. That goes
+//! for the store of a snapshot too, which holds what its origin had before it was overwritten;
+//! split off it becomes a plain LV that can be wiped whole.
+//!
+//! A read-only restore is no LV but a *reader*: a record in the tags of its snapshot, whose
+//! device it is attached through.
+//!
+//! Failpoints: `lvm.{create,grow,snapshot,rewrite,reader}.{begin,made}`, `lvm.grow.inactive`,
+//! `lvm.remove.{begin,split,renamed,gone}`, `lvm.purge.{begin,wiped,removed}`, `lvm.tend.grown`,
+//! and those of `vg::setup`: `vg.{make,extend}.{begin,made}`, `vg.disk.wipe`.
+
+mod reader;
+mod removal;
+mod scan;
+mod setup;
+mod snapshot;
+mod tend;
+mod volume;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use stowage_host::{Progress, Runner};
+use stowage_model::volumes::{Finding, PoolStatus};
+use stowage_model::{Bytes, PoolKind, PoolName, Record, Result};
+
+use crate::vg::{Vg, names};
+use crate::{Attach, Device, Leftover, Pool, Removed, Scan};
+
+pub use setup::{Options, Wipe, make};
+
+/// A volume group that holds thick volumes.
+pub struct LvmPool {
+    vg: Vg,
+    wipe: Wipe,
+    watch: tend::Watch,
+}
+
+impl LvmPool {
+    /// Open a pool. A group that is not there (yet) is no error; [`Pool::status`] tells.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Invalid`] when `vg` is no name of a volume group.
+    pub async fn open(options: Options, runner: Arc<dyn Runner>) -> Result<Self> {
+        let vg = Vg::new(options.name, options.vg, runner)?;
+        if let Err(error) = vg.report().await {
+            tracing::warn!(pool.name = %vg.pool(), "{}", error.chain());
+        }
+        Ok(Self {
+            vg,
+            wipe: options.wipe,
+            watch: tend::Watch::default(),
+        })
+    }
+
+    /// The LVs under records whose devices exist or can exist.
+    fn lvs(&self, records: &[Record]) -> Vec<String> {
+        records.iter().map(|record| names::of(&record.id)).collect()
+    }
+}
+
+#[async_trait]
+impl Pool for LvmPool {
+    fn name(&self) -> &PoolName {
+        self.vg.pool()
+    }
+
+    fn kind(&self) -> PoolKind {
+        PoolKind::Lvm
+    }
+
+    fn vg(&self) -> Option<&str> {
+        Some(self.vg.name())
+    }
+
+    fn rounded(&self, size: Bytes) -> Bytes {
+        size.round_up(self.vg.extent())
+    }
+
+    fn can_snapshot(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn clones_instantly(&self, new: &Record) -> bool {
+        reader::snapshot_of(new).is_some()
+    }
+
+    fn creation_needs_journal(&self) -> bool {
+        // lvcreate commits the LV before it wipes the first sector of it.
+        true
+    }
+
+    async fn status(&self) -> Result<PoolStatus> {
+        self.status_now().await
+    }
+
+    async fn scan(&self) -> Result<Scan> {
+        self.scan_group().await
+    }
+
+    async fn create(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        self.create_volume(record, size).await
+    }
+
+    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
+        self.cut(of, snapshot).await
+    }
+
+    fn freezes_itself(&self) -> bool {
+        true
+    }
+
+    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
+        self.add_reader(source, new, size).await
+    }
+
+    async fn rewrite(&self, record: &Record) -> Result<()> {
+        self.rewrite_record(record).await
+    }
+
+    async fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        self.grow_volume(record, size).await
+    }
+
+    async fn remove(&self, record: &Record) -> Result<Removed> {
+        self.take_away(record).await
+    }
+
+    async fn purge(&self, leftover: &Leftover, progress: &Arc<Progress>) -> Result<()> {
+        self.wipe_leftover(leftover, progress).await
+    }
+
+    async fn attach(&self, record: &Record, _how: Attach) -> Result<Device> {
+        self.vg.attach(&self.lv_of(record).await?).await
+    }
+
+    async fn attached(&self, record: &Record) -> Result<Option<Device>> {
+        self.vg.attached(&self.lv_of(record).await?)
+    }
+
+    async fn detach(&self, record: &Record) -> Result<()> {
+        self.let_go(record).await
+    }
+
+    async fn suspend(&self, records: &[Record]) -> Result<()> {
+        self.vg.suspend(&self.lvs(records)).await
+    }
+
+    async fn resume(&self, records: &[Record]) -> Result<()> {
+        self.vg.resume(&self.lvs(records)).await
+    }
+
+    async fn extend(&self, disks: &[PathBuf], force: bool) -> Result<()> {
+        crate::vg::setup::extend(&self.vg, disks, force).await
+    }
+
+    async fn tend(&self) -> Result<Vec<Finding>> {
+        self.tend_stores().await
+    }
+}
+
+#[cfg(test)]
+mod tests;

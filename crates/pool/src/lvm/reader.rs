@@ -1,0 +1,82 @@
+//! Readers: read-only volumes that are no LV but a record in the tags of the snapshot they show.
+
+use stowage_host::failpoint::hit;
+use stowage_model::id::Role;
+use stowage_model::{Error, Id, Record, Result};
+
+use super::LvmPool;
+use super::scan::device_size;
+use crate::vg::{names, tags};
+
+/// The snapshot a volume may be reading in place, by the shape of its record. It may as well be a
+/// copy (restored from another pool), which then has an LV of its own.
+pub(super) fn snapshot_of(record: &Record) -> Option<&Id> {
+    let source = record.source.as_ref()?;
+    (record.read_only && !record.is_snapshot() && source.role() == Role::Snapshot).then_some(source)
+}
+
+impl LvmPool {
+    /// The LV through which a volume or snapshot is reached.
+    pub(super) async fn lv_of(&self, record: &Record) -> Result<String> {
+        let own = names::of(&record.id);
+        let Some(snapshot) = snapshot_of(record) else {
+            return Ok(own);
+        };
+        let report = self.vg.glance().await?;
+        Ok(if report.lv(&own).is_some() {
+            own
+        } else {
+            names::of(snapshot)
+        })
+    }
+
+    pub(super) async fn add_reader(
+        &self,
+        source: &Record,
+        new: &Record,
+        size: stowage_model::Bytes,
+    ) -> Result<stowage_model::Bytes> {
+        if snapshot_of(new) != Some(&source.id) {
+            return Err(Error::unsupported(format!(
+                "pool {} keeps thick volumes: only a read-only volume is made from a snapshot \
+                 without copying",
+                self.vg.pool()
+            )));
+        }
+        let lv = names::of(&source.id);
+        let _turn = self.vg.turn().await;
+        let report = self.vg.report().await?;
+        let Some(there) = report.lv(&lv).filter(|lv| lv.is_cow()) else {
+            return Err(Error::not_found(format!(
+                "there is no snapshot {}",
+                source.id
+            )));
+        };
+        let real = device_size(there);
+        if size > real {
+            return Err(Error::out_of_range(format!(
+                "a read-only volume shows snapshot {} in place and is exactly as large, {real}; \
+                 {size} were asked",
+                source.id
+            )));
+        }
+        let old: Vec<_> = tags::reader_part(&there.tags, &new.id).cloned().collect();
+        hit("lvm.reader.begin");
+        self.vg.retag(&lv, &old, &tags::of_reader(new)?).await?;
+        hit("lvm.reader.made");
+        Ok(real)
+    }
+
+    /// Take a reader's record off its snapshot; one that is not there is success.
+    pub(super) async fn drop_reader(&self, record: &Record, snapshot: &Id) -> Result<()> {
+        let lv = names::of(snapshot);
+        let report = self.vg.report().await?;
+        let Some(there) = report.lv(&lv) else {
+            return Ok(());
+        };
+        let old: Vec<_> = tags::reader_part(&there.tags, &record.id)
+            .cloned()
+            .collect();
+        self.vg.retag(&lv, &old, &[]).await
+    }
+}

@@ -1,0 +1,138 @@
+//! Taking volumes and snapshots away, and wiping what they leave.
+
+use std::sync::Arc;
+
+use stowage_host::failpoint::hit;
+use stowage_host::{Cmd, Progress, blocking, device};
+use stowage_model::{Error, Record, Result};
+
+use super::LvmPool;
+use super::reader;
+use super::setup::Wipe;
+use crate::vg::report::State;
+use crate::vg::sort::{self, Sort};
+use crate::vg::{Lv, Report, names};
+use crate::{Leftover, Removed};
+
+impl LvmPool {
+    pub(super) async fn take_away(&self, record: &Record) -> Result<Removed> {
+        let name = names::of(&record.id);
+        let _turn = self.vg.turn().await;
+        let report = self.vg.report().await?;
+        let Some(lv) = report.lv(&name) else {
+            if let Some(snapshot) = reader::snapshot_of(record) {
+                self.drop_reader(record, snapshot).await?;
+            }
+            return Ok(Removed::Gone);
+        };
+        self.removable(&report, lv).await?;
+        hit("lvm.remove.begin");
+        if self.wipe == Wipe::None {
+            self.vg.lvremove(&name).await?;
+            hit("lvm.remove.gone");
+            return Ok(Removed::Gone);
+        }
+        if lv.is_cow() {
+            self.split(&name).await?;
+            hit("lvm.remove.split");
+        }
+        let leftover = self.condemn(lv).await?;
+        hit("lvm.remove.renamed");
+        Ok(Removed::ToPurge(leftover))
+    }
+
+    async fn removable(&self, report: &Report, lv: &Lv) -> Result<()> {
+        let path = self.vg.path(&lv.name);
+        let readers = sort::readers(lv);
+        if !readers.is_empty() {
+            let ids: Vec<_> = readers.iter().map(ToString::to_string).collect();
+            return Err(Error::precondition(format!(
+                "snapshot LV {path} is read in place by volumes {}; delete those first",
+                ids.join(", ")
+            )));
+        }
+        // lvremove of an origin would take its snapshots with it, without a word.
+        let snapshots: Vec<_> = report
+            .cows_of(&lv.name)
+            .map(|lv| names::id(&lv.name).map_or_else(|| lv.name.clone(), |id| id.to_string()))
+            .collect();
+        if !snapshots.is_empty() {
+            return Err(Error::precondition(format!(
+                "LV {path} has copy-on-write snapshots that need its blocks: {}; delete those first",
+                snapshots.join(", ")
+            )));
+        }
+        self.vg.unused(&lv.name).await
+    }
+
+    /// Make a plain LV of a snapshot's store.
+    async fn split(&self, name: &str) -> Result<()> {
+        let path = self.vg.path(name);
+        let cmd = Cmd::new("lvconvert").args(["-y", "-q", "--splitsnapshot", &path]);
+        let split = self.vg.change(cmd).await;
+        split.map_err(|e| {
+            self.vg
+                .explain(e, &format!("split snapshot LV {path} from its origin"))
+        })
+    }
+
+    /// Give a plain LV the name of a removed one. From then on its id is free.
+    pub(super) async fn condemn(&self, lv: &Lv) -> Result<Leftover> {
+        let handle = names::condemned();
+        let path = self.vg.path(&lv.name);
+        let cmd = Cmd::new("lvrename").args(["-y", "-q", &path, &self.vg.path(&handle)]);
+        let renamed = self.vg.change(cmd).await;
+        self.vg.forget_tags(&lv.name);
+        renamed.map_err(|e| self.vg.explain(e, &format!("rename removed LV {path}")))?;
+        Ok(Leftover {
+            handle,
+            size: lv.size,
+        })
+    }
+
+    pub(super) async fn wipe_leftover(
+        &self,
+        leftover: &Leftover,
+        progress: &Arc<Progress>,
+    ) -> Result<()> {
+        let name = &leftover.handle;
+        let path = self.vg.path(name);
+        let report = self.vg.report().await?;
+        let Some(lv) = report.lv(name) else {
+            return Ok(());
+        };
+        // The name may have become a volume's again since the leftover was seen.
+        if !matches!(sort::sort(lv, true), Sort::Leftover) {
+            return Err(Error::precondition(format!(
+                "LV {path} is no leftover; it is kept"
+            )));
+        }
+        self.removable(&report, lv).await?;
+        hit("lvm.purge.begin");
+        if self.wipe != Wipe::None {
+            if lv.state() == State::Broken {
+                let _turn = self.vg.turn().await;
+                self.vg.detach(name).await?;
+            }
+            let device = self.vg.attach(name).await?;
+            let (discard, progress) = (self.wipe == Wipe::Discard, Arc::clone(progress));
+            let wiped = blocking(move || {
+                if discard && device::discard(&device.path)? {
+                    return Ok(());
+                }
+                device::zero(&device.path, &progress)
+            });
+            wiped.await.map_err(|error| match error.kind() {
+                std::io::ErrorKind::Interrupted => Error::pending(format!(
+                    "wiping LV {path} was stopped; it starts over later"
+                )),
+                _ => Error::internal(format!("failed to wipe LV {path}")).caused_by(error),
+            })?;
+            hit("lvm.purge.wiped");
+        }
+        let _turn = self.vg.turn().await;
+        self.vg.lvremove(name).await?;
+        hit("lvm.purge.removed");
+        Ok(())
+    }
+}

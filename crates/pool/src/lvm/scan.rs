@@ -1,0 +1,120 @@
+//! Reading back what is there.
+
+use stowage_model::volumes::PoolStatus;
+use stowage_model::{Bytes, PoolKind, Result};
+
+use super::LvmPool;
+use crate::vg::sort::{Sort, sort};
+use crate::vg::{Lv, Report, media, tags};
+use crate::{Defect, Found, Leftover, Pool, Scan};
+
+/// The LVs this pool answers for. Thin volumes, and thin pools made by us, are another pool's.
+fn own(report: &Report) -> impl Iterator<Item = &Lv> {
+    let others = |lv: &Lv| {
+        lv.pool.is_some()
+            || lv.is_thin_pool() && lv.tags.iter().any(|tag| tag.starts_with(tags::POOL))
+    };
+    report.lvs.iter().filter(move |lv| !others(lv))
+}
+
+/// The size of the device of an LV: a copy-on-write snapshot keeps the size its origin had at
+/// the cut, whatever becomes of the origin or of its own store.
+pub(super) fn device_size(lv: &Lv) -> Bytes {
+    if lv.is_cow() {
+        lv.origin_size.unwrap_or(lv.size)
+    } else {
+        lv.size
+    }
+}
+
+impl LvmPool {
+    pub(super) async fn scan_group(&self) -> Result<Scan> {
+        let report = self.vg.report().await?;
+        let mut scan = Scan::default();
+        for lv in own(&report) {
+            match sort(lv, true) {
+                Sort::Ours(record) => {
+                    if lv.is_lost() {
+                        scan.defects.push(Defect::LostSnapshot(record.id.clone()));
+                    }
+                    scan.found.push(Found {
+                        record: *record,
+                        size: device_size(lv),
+                    });
+                    scan_readers(lv, &mut scan);
+                }
+                Sort::Leftover => {
+                    scan.leftovers.push(Leftover {
+                        handle: lv.name.clone(),
+                        size: lv.size,
+                    });
+                }
+                Sort::Unreadable(why) => {
+                    scan.defects.push(Defect::Unreadable(lv.name.clone(), why));
+                }
+                Sort::Foreign => scan.defects.push(Defect::Foreign(lv.name.clone())),
+            }
+        }
+        Ok(scan)
+    }
+
+    pub(super) async fn status_now(&self) -> Result<PoolStatus> {
+        let mut status = PoolStatus {
+            name: self.name().clone(),
+            kind: PoolKind::Lvm,
+            location: format!("volume group {}", self.vg.name()),
+            media: None,
+            total: Bytes(0),
+            free: Bytes(0),
+            largest: Bytes(0),
+            promised: Bytes(0),
+            data_percent: None,
+            metadata_percent: None,
+            volumes: 0,
+            snapshots: 0,
+            problem: None,
+        };
+        let report = match self.vg.glance().await {
+            Ok(report) => report,
+            Err(error) => {
+                status.problem = Some(error.chain());
+                return Ok(status);
+            }
+        };
+        status.problem = self.vg.problem();
+        status.media = media(&report);
+        status.total = report.vg.size;
+        if status.problem.is_none() {
+            status.free = report.vg.free;
+            status.largest = report.vg.free;
+        }
+        for lv in own(&report) {
+            let Sort::Ours(record) = sort(lv, true) else {
+                continue;
+            };
+            if record.is_snapshot() {
+                status.snapshots += 1;
+                status.volumes += crate::vg::sort::readers(lv).len();
+            } else {
+                status.volumes += 1;
+                status.promised = status.promised + lv.size;
+            }
+        }
+        Ok(status)
+    }
+}
+
+fn scan_readers(lv: &Lv, scan: &mut Scan) {
+    for (id, record) in tags::readers(&lv.tags) {
+        match record {
+            Ok(record) => scan.found.push(Found {
+                record,
+                size: device_size(lv),
+            }),
+            Err(error) => {
+                let name = format!("reader {id} of {}", lv.name);
+                scan.defects.push(Defect::Unreadable(name, error.chain()));
+            }
+        }
+    }
+}

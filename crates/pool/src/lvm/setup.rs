@@ -1,0 +1,50 @@
+//! Making the pool.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use stowage_host::Runner;
+use stowage_model::{PoolName, Result};
+
+use crate::vg::{self, Vg};
+
+/// What a pool of thick volumes is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Its name.
+    pub name: PoolName,
+    /// Its volume group.
+    pub vg: String,
+    /// What happens to the blocks of a removed volume.
+    pub wipe: Wipe,
+}
+
+/// What happens to the blocks of a removed volume before others get them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wipe {
+    /// They are overwritten with zeros.
+    #[default]
+    Zero,
+    /// They are discarded, for disks that promise to read zeros then; a disk that cannot discard
+    /// is overwritten.
+    Discard,
+    /// Nothing: a new raw volume may show what an old one held.
+    None,
+}
+
+/// Make the volume group of a pool out of disks; doing it twice is success.
+///
+/// # Errors
+/// [`stowage_model::Kind::Exists`] for a group of that name that is not this pool's,
+/// [`stowage_model::Kind::Precondition`] naming what was found on a disk that is not blank
+/// (unless `force`), or who uses it.
+pub async fn make(
+    options: &Options,
+    disks: &[PathBuf],
+    force: bool,
+    runner: Arc<dyn Runner>,
+) -> Result<()> {
+    let vg = Vg::new(options.name.clone(), options.vg.clone(), runner)?;
+    vg::setup::make_vg(&vg, disks, force).await
+}

@@ -1,0 +1,238 @@
+//! Volumes: made, grown, let go.
+
+use stowage_host::Cmd;
+use stowage_host::failpoint::hit;
+use stowage_model::request::Layout;
+use stowage_model::{Bytes, Error, Record, Result};
+
+use super::LvmPool;
+use super::reader;
+use crate::vg::report::State;
+use crate::vg::sort::{Sort, sort};
+use crate::vg::{Lv, Report, names, says, tags};
+
+/// Small enough that a few files' worth of readahead spans the stripes, as mkfs expects.
+const STRIPE_SIZE: &str = "64k";
+
+impl LvmPool {
+    pub(super) async fn create_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        let lv = names::of(&record.id);
+        let new_tags = tags::of_record(record)?;
+        let _turn = self.vg.turn().await;
+        let report = self.vg.glance().await?;
+        if let Some(there) = report.lv(&lv) {
+            return existing(there);
+        }
+        self.vg.whole(&report)?;
+        let place = self.place(&report, record.layout, size)?;
+        let mut cmd = Cmd::new("lvcreate")
+            .args(["-y", "-q", "-Wy", "-Zy"])
+            .args(place.kind);
+        cmd = cmd.args(["-n", &lv, "-L", &format!("{}b", place.size.0)]);
+        cmd = new_tags
+            .iter()
+            .fold(cmd, |cmd, tag| cmd.args(["--addtag", tag]));
+        hit("lvm.create.begin");
+        let made = self
+            .vg
+            .change(cmd.arg(self.vg.name()).args(place.pvs))
+            .await;
+        hit("lvm.create.made");
+        match made {
+            Ok(()) => {
+                self.vg.note_tags(&lv, new_tags);
+                Ok(place.size)
+            }
+            Err(error) if says(&error, "already exists") => {
+                let report = self.vg.report().await?;
+                report.lv(&lv).map_or_else(
+                    || Err(self.vg.explain(error, &format!("create LV {lv}"))),
+                    existing,
+                )
+            }
+            Err(error) => Err(self
+                .vg
+                .explain(error, &format!("create LV {}", self.vg.path(&lv)))),
+        }
+    }
+
+    /// Where a volume of this layout fits.
+    fn place(&self, report: &Report, layout: Layout, size: Bytes) -> Result<Place> {
+        let extent = report.vg.extent;
+        let size = size.round_up(extent);
+        let disks: Vec<_> = report.pvs.iter().filter(|pv| !pv.missing).collect();
+        if layout != Layout::Linear && disks.len() < 2 {
+            return Err(Error::precondition(format!(
+                "pool {}: a {} volume needs two disks, volume group {} has {}; add one with \
+                 `stowage pool extend`",
+                self.vg.pool(),
+                layout.as_str(),
+                self.vg.name(),
+                disks.len()
+            )));
+        }
+        let place = |kind: &[&str], size, pvs| Place {
+            kind: kind.iter().map(ToString::to_string).collect(),
+            size,
+            pvs,
+        };
+        match layout {
+            Layout::Linear if size <= report.vg.free => {
+                Ok(place(&["--type", "linear"], size, Vec::new()))
+            }
+            // Each copy has an extent of its own for the state of the array.
+            Layout::Raid1 if Bytes(2 * (size + extent).0) <= report.vg.free => {
+                Ok(place(&["--type", "raid1", "-m1"], size, Vec::new()))
+            }
+            Layout::Striped => {
+                // As many stripes as there are disks with room for one.
+                let stripe = |n: usize| size.0.div_ceil(n as u64 * extent.0) * extent.0;
+                let roomy = |n: usize| {
+                    let pvs = disks.iter().filter(|pv| pv.free.0 >= stripe(n));
+                    pvs.map(|pv| pv.name.clone()).collect::<Vec<_>>()
+                };
+                let found = (2..=disks.len()).rev().map(|n| (n, roomy(n)));
+                let (n, mut pvs) = found
+                    .into_iter()
+                    .find(|(n, pvs)| pvs.len() >= *n)
+                    .ok_or_else(|| self.vg.full(report.vg.free, size))?;
+                pvs.truncate(n);
+                let stripes = n.to_string();
+                let kind = ["--type", "striped", "-i", &stripes, "-I", STRIPE_SIZE];
+                Ok(place(&kind, Bytes(stripe(n) * n as u64), pvs))
+            }
+            _ => Err(self.vg.full(report.vg.free, size)),
+        }
+    }
+
+    pub(super) async fn grow_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        let name = names::of(&record.id);
+        let path = self.vg.path(&name);
+        let size = size.round_up(self.vg.extent());
+        let _turn = self.vg.turn().await;
+        let report = self.vg.report().await?;
+        let Some(lv) = report.lv(&name) else {
+            if let Some(snapshot) = reader::snapshot_of(record) {
+                return Err(Error::precondition(format!(
+                    "volume {} reads snapshot {snapshot} in place and cannot grow",
+                    record.id
+                )));
+            }
+            return Err(Error::not_found(format!("there is no LV {path}")));
+        };
+        if lv.size >= size {
+            return Ok(lv.size);
+        }
+        self.vg.whole(&report)?;
+        let more = Bytes(size.minus(lv.size).0 * lv.copies());
+        if more > report.vg.free {
+            return Err(self.vg.full(report.vg.free, more));
+        }
+        let reactivate = self.free_of_snapshots(&report, lv).await?;
+        hit("lvm.grow.begin");
+        let cmd = Cmd::new("lvextend").args(["-y", "-q", "-L", &format!("{}b", size.0), &path]);
+        let grown = self.vg.change(cmd).await;
+        hit("lvm.grow.made");
+        if reactivate {
+            self.vg.attach(&name).await?;
+        }
+        grown.map_err(|error| self.vg.explain(error, &format!("grow LV {path}")))?;
+        // A striped LV is rounded to whole stripes.
+        let report = self.vg.report().await?;
+        report
+            .lv(&name)
+            .map(|lv| lv.size)
+            .ok_or_else(|| Error::internal(format!("LV {path} vanished while it grew")))
+    }
+
+    /// LVM grows the origin of copy-on-write snapshots only while it is inactive. Returns whether
+    /// it was active before.
+    async fn free_of_snapshots(&self, report: &Report, lv: &Lv) -> Result<bool> {
+        let snapshots: Vec<_> = report.cows_of(&lv.name).collect();
+        if snapshots.is_empty() || lv.state() == State::Inactive {
+            return Ok(false);
+        }
+        let names: Vec<_> = snapshots.iter().map(|lv| lv.name.as_str()).collect();
+        if let Some(open) = std::iter::once(lv)
+            .chain(snapshots.iter().copied())
+            .find(|lv| lv.is_open())
+        {
+            return Err(Error::precondition(format!(
+                "LV {} has copy-on-write snapshots ({}), and LVM grows such a volume only while \
+                 it and they are unused, but {} is in use; delete the snapshots or unmount it \
+                 (volumes of a thin pool have no such limit)",
+                self.vg.path(&lv.name),
+                names.join(", "),
+                open.name
+            )));
+        }
+        self.vg.detach(&lv.name).await?;
+        hit("lvm.grow.inactive");
+        Ok(true)
+    }
+
+    pub(super) async fn rewrite_record(&self, record: &Record) -> Result<()> {
+        let lv = self.lv_of(record).await?;
+        let _turn = self.vg.turn().await;
+        let old = self.vg.tags_of(&lv).await?;
+        let (gone, new) = if lv == names::of(&record.id) {
+            (
+                tags::record_part(&old).cloned().collect::<Vec<_>>(),
+                tags::of_record(record)?,
+            )
+        } else {
+            (
+                tags::reader_part(&old, &record.id).cloned().collect(),
+                tags::of_reader(record)?,
+            )
+        };
+        hit("lvm.rewrite.begin");
+        self.vg.retag(&lv, &gone, &new).await?;
+        hit("lvm.rewrite.made");
+        Ok(())
+    }
+
+    /// A snapshot is active as long as its origin is, and deactivating it would take the origin
+    /// with it; so are its readers. A volume whose snapshots are being read stays, too.
+    pub(super) async fn let_go(&self, record: &Record) -> Result<()> {
+        let lv = names::of(&record.id);
+        if record.is_snapshot() || self.lv_of(record).await? != lv {
+            return Ok(());
+        }
+        let _turn = self.vg.turn().await;
+        self.vg.unused(&lv).await?;
+        if self
+            .vg
+            .devices()
+            .find(&names::dm_layer(self.vg.name(), &lv, "real"))?
+            .is_some()
+        {
+            let report = self.vg.report().await?;
+            if report.cows_of(&lv).any(Lv::is_open) {
+                return Ok(());
+            }
+        }
+        self.vg.detach(&lv).await
+    }
+}
+
+/// The LV of a volume to be made is there already.
+fn existing(lv: &Lv) -> Result<Bytes> {
+    match sort(lv, true) {
+        Sort::Ours(_) => Ok(lv.size),
+        Sort::Unreadable(why) => Err(Error::exists(format!(
+            "LV {} is in the way: {why}; look at `lvs -o+lv_tags`, and remove or rename it",
+            lv.name
+        ))),
+        Sort::Leftover | Sort::Foreign => Err(Error::exists(format!(
+            "LV {} is in the way; remove or rename it",
+            lv.name
+        ))),
+    }
+}
+
+struct Place {
+    kind: Vec<String>,
+    size: Bytes,
+    pvs: Vec<String>,
+}

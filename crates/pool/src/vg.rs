@@ -1,0 +1,369 @@
+//! A volume group, as both kinds of LVM pools see it.
+//!
+//! ```text
+//!   report   one `lvm fullreport`: the group, its disks, its LVs       tags    records as LV tags
+//!   names    LV and device-mapper names                                dm      sysfs: active, suspended, written
+//!   reach    attach, detach, suspend, resume                           setup   blank disks into groups
+//! ```
+//!
+//! Rules kept here:
+//! - every change of metadata goes through [`Vg::change`] while [`Vg::turn`] is held, so that
+//!   looking for room and taking it is one step; LVM's own lock guards against other programs;
+//! - a report may be a second old where it only informs (status, free space) and is taken anew
+//!   where something is decided that cannot be undone;
+//! - whatever is not named `stowage-…` *and* tagged `stowage.…` is foreign and never touched.
+
+pub(crate) mod dm;
+pub(crate) mod names;
+pub(crate) mod reach;
+pub(crate) mod report;
+pub(crate) mod setup;
+pub(crate) mod sort;
+pub(crate) mod tags;
+
+#[cfg(test)]
+pub(crate) mod samples;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use stowage_host::{Cmd, CmdError, Runner, device};
+use stowage_model::id::is_plain_word;
+use stowage_model::request::Media;
+use stowage_model::volumes::{Finding, Severity, Trouble};
+use stowage_model::{Bytes, Error, PoolName, Result};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as Turn};
+
+pub(crate) use report::{Lv, Report};
+
+/// LVM only reads: half a minute means a hung disk.
+const READ: Duration = Duration::from_secs(30);
+/// A change waits for flushes of busy disks, and zeroes the metadata of a new thin pool.
+const CHANGE: Duration = Duration::from_secs(120);
+/// A report this young serves where it only informs.
+const YOUNG: Duration = Duration::from_secs(1);
+/// vgcreate's own default, until the group has been seen.
+const USUAL_EXTENT: Bytes = Bytes::mib(4);
+
+/// One volume group, on behalf of one pool.
+pub(crate) struct Vg {
+    pool: PoolName,
+    name: String,
+    runner: Arc<dyn Runner>,
+    devices: dm::Devices,
+    turn: AsyncMutex<()>,
+    seen: Mutex<Seen>,
+}
+
+/// What is remembered between calls; nothing in it is needed for correctness but `changes`.
+struct Seen {
+    report: Option<(Instant, Arc<Report>)>,
+    /// Counts changes by us, so that a report begun before one is not kept after it.
+    changes: u64,
+    extent: Bytes,
+    /// Tags of LVs as last read or written.
+    tags: HashMap<String, Vec<String>>,
+    problem: Option<String>,
+}
+
+impl Vg {
+    /// # Errors
+    /// [`stowage_model::Kind::Invalid`] for a name that LVM or a command line could misread.
+    pub(crate) fn new(pool: PoolName, name: String, runner: Arc<dyn Runner>) -> Result<Self> {
+        if !is_plain_word(&name) {
+            return Err(Error::invalid(format!(
+                "pool {pool}: {name:?} is no volume group name; use letters, digits, '-', '_' \
+                 or '.', starting with a letter or digit"
+            )));
+        }
+        let seen = Seen {
+            report: None,
+            changes: 0,
+            extent: USUAL_EXTENT,
+            tags: HashMap::new(),
+            problem: None,
+        };
+        Ok(Self {
+            pool,
+            name,
+            runner,
+            devices: dm::Devices::default(),
+            turn: AsyncMutex::new(()),
+            seen: Mutex::new(seen),
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_devices(mut self, devices: dm::Devices) -> Self {
+        self.devices = devices;
+        self
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn pool(&self) -> &PoolName {
+        &self.pool
+    }
+
+    pub(crate) fn runner(&self) -> &Arc<dyn Runner> {
+        &self.runner
+    }
+
+    pub(crate) fn devices(&self) -> &dm::Devices {
+        &self.devices
+    }
+
+    /// `vg/lv`, as LVM's commands take it.
+    pub(crate) fn path(&self, lv: &str) -> String {
+        format!("{}/{lv}", self.name)
+    }
+
+    /// The unit every LV is a multiple of.
+    pub(crate) fn extent(&self) -> Bytes {
+        self.seen().extent
+    }
+
+    /// Why the group cannot be used, as far as the last look showed.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.seen().problem.clone()
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to change the group; never held while blocks are wiped.
+    pub(crate) async fn turn(&self) -> Turn<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// The group as it is.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] when the group is not there.
+    pub(crate) async fn report(&self) -> Result<Arc<Report>> {
+        let changes = self.seen().changes;
+        let read = self.read().await;
+        let mut seen = self.seen();
+        match read {
+            Ok(report) => {
+                let report = Arc::new(report);
+                seen.extent = report.vg.extent;
+                seen.problem = self.lacks(&report);
+                if seen.changes == changes {
+                    seen.tags = report
+                        .lvs
+                        .iter()
+                        .map(|lv| (lv.name.clone(), lv.tags.clone()))
+                        .collect();
+                    seen.report = Some((Instant::now(), Arc::clone(&report)));
+                }
+                Ok(report)
+            }
+            Err(error) => {
+                seen.report = None;
+                seen.problem = Some(error.chain());
+                Err(error)
+            }
+        }
+    }
+
+    /// The group as it was at most a second ago.
+    ///
+    /// # Errors
+    /// As [`Vg::report`].
+    pub(crate) async fn glance(&self) -> Result<Arc<Report>> {
+        let young = match &self.seen().report {
+            Some((at, report)) if at.elapsed() < YOUNG => Some(Arc::clone(report)),
+            _ => None,
+        };
+        match young {
+            Some(report) => Ok(report),
+            None => self.report().await,
+        }
+    }
+
+    async fn read(&self) -> Result<Report> {
+        let ran = self
+            .runner
+            .run(report::command(&self.name).timeout(READ))
+            .await;
+        match ran {
+            Ok(output) => report::parse(&output.stdout),
+            Err(error) if says(&error, "not found") => Err(Error::precondition(format!(
+                "volume group {} is missing; plug in its disks, or make it with `stowage pool \
+                 create` or `vgcreate`",
+                self.name
+            ))),
+            Err(error) => Err(Error::internal(format!(
+                "failed to look at volume group {}",
+                self.name
+            ))
+            .caused_by(error)),
+        }
+    }
+
+    fn lacks(&self, report: &Report) -> Option<String> {
+        (report.vg.missing_pvs > 0).then(|| {
+            format!(
+                "{} disk(s) of volume group {} are missing, and LVM allows no change to it; \
+                 plug them in, or see vgreduce(8) --removemissing",
+                report.vg.missing_pvs, self.name
+            )
+        })
+    }
+
+    /// Run one command that changes the group.
+    pub(crate) async fn change(&self, cmd: Cmd) -> Result<(), CmdError> {
+        self.forget_report();
+        let ran = self.runner.run(cmd.timeout(CHANGE)).await;
+        self.forget_report();
+        ran.map(drop)
+    }
+
+    fn forget_report(&self) {
+        let mut seen = self.seen();
+        seen.changes += 1;
+        seen.report = None;
+    }
+
+    /// The tags an LV has, from memory or else from the disk.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::NotFound`] when there is no such LV.
+    pub(crate) async fn tags_of(&self, lv: &str) -> Result<Vec<String>> {
+        if let Some(tags) = self.seen().tags.get(lv) {
+            return Ok(tags.clone());
+        }
+        let report = self.report().await?;
+        let found = report.lv(lv).map(|lv| lv.tags.clone());
+        found.ok_or_else(|| Error::not_found(format!("there is no LV {}", self.path(lv))))
+    }
+
+    /// Remember the tags an LV was just given.
+    pub(crate) fn note_tags(&self, lv: &str, tags: Vec<String>) {
+        self.seen().tags.insert(lv.to_owned(), tags);
+    }
+
+    /// Forget what an LV was tagged with: it is gone, renamed, or a change of it failed.
+    pub(crate) fn forget_tags(&self, lv: &str) {
+        self.seen().tags.remove(lv);
+    }
+
+    /// Replace tags of an LV in one commit of LVM's metadata; nothing runs when none differ.
+    ///
+    /// # Errors
+    /// When lvchange fails; the LV then has its old tags or its new ones.
+    pub(crate) async fn retag(&self, lv: &str, gone: &[String], new: &[String]) -> Result<()> {
+        // lvchange takes a tag away after it added it, so no tag may be in both lists.
+        let del: Vec<_> = gone.iter().filter(|tag| !new.contains(tag)).collect();
+        let add: Vec<_> = new.iter().filter(|tag| !gone.contains(tag)).collect();
+        if del.is_empty() && add.is_empty() {
+            return Ok(());
+        }
+        let mut tags = self.tags_of(lv).await?;
+        let cmd = Cmd::new("lvchange").args(["-y", "-q"]);
+        let cmd = del.iter().fold(cmd, |cmd, tag| cmd.args(["--deltag", tag]));
+        let cmd = add.iter().fold(cmd, |cmd, tag| cmd.args(["--addtag", tag]));
+        if let Err(error) = self.change(cmd.arg(self.path(lv))).await {
+            self.forget_tags(lv);
+            return Err(self.explain(error, &format!("write the record of LV {}", self.path(lv))));
+        }
+        tags.retain(|tag| !del.contains(&tag));
+        tags.extend(add.into_iter().cloned());
+        self.note_tags(lv, tags);
+        Ok(())
+    }
+
+    /// Turn a failed command into an error that says what to do: by exit code first, LVM's one
+    /// code for all, and by its text second.
+    pub(crate) fn explain(&self, error: CmdError, what: &str) -> Error {
+        let (vg, pool) = (&self.name, &self.pool);
+        let text = if says(&error, "nsufficient") || says(&error, "reached threshold") {
+            return Error::full(format!("failed to {what}: pool {pool} has no room left"))
+                .caused_by(error);
+        } else if says(&error, "PVs are missing") {
+            format!("failed to {what}: disks of volume group {vg} are missing; plug them in")
+        } else if says(&error, "Volume group") && says(&error, "not found") {
+            format!("failed to {what}: volume group {vg} is missing; plug in its disks")
+        } else if says(&error, "filesystem in use") || says(&error, "is used by another device") {
+            format!("failed to {what}: it is in use; unmount it first")
+        } else {
+            return Error::internal(format!("failed to {what}")).caused_by(error);
+        };
+        Error::precondition(text).caused_by(error)
+    }
+
+    /// The error of a pool without room for `asked`.
+    pub(crate) fn full(&self, free: Bytes, asked: Bytes) -> Error {
+        Error::full(format!(
+            "pool {} has no room: {asked} asked, {free} of volume group {} free",
+            self.pool, self.name
+        ))
+    }
+
+    /// Refuse to work on a group of which disks are missing.
+    pub(crate) fn whole(&self, report: &Report) -> Result<()> {
+        match self.lacks(report) {
+            None => Ok(()),
+            Some(problem) => Err(Error::precondition(format!(
+                "pool {}: {problem}",
+                self.pool
+            ))),
+        }
+    }
+
+    /// Take an LV away for good.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] while it is in use.
+    pub(crate) async fn lvremove(&self, lv: &str) -> Result<()> {
+        let cmd = Cmd::new("lvremove")
+            .args(["-y", "-q", "-f"])
+            .arg(self.path(lv));
+        let removed = self.change(cmd).await;
+        self.forget_tags(lv);
+        match removed {
+            Err(error) if says(&error, "Failed to find logical volume") => Ok(()),
+            Err(error) => Err(self.explain(error, &format!("remove LV {}", self.path(lv)))),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What is wrong with the group as a whole.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        let missing = |problem: String| Finding {
+            severity: Severity::Error,
+            trouble: Trouble::PoolMissing,
+            subject: self.pool.to_string(),
+            what: problem,
+            mend: format!("look at `vgs {}` and `pvs`", self.name),
+        };
+        self.problem().map(missing).into_iter().collect()
+    }
+}
+
+/// Whether a command failed with LVM's exit code 5 (ECMD_FAILED) and this in its text.
+pub(crate) fn says(error: &CmdError, text: &str) -> bool {
+    error.code() == Some(5) && error.stderr().contains(text)
+}
+
+/// The medium of a group: that of its disks, when they agree.
+pub(crate) fn media(report: &Report) -> Option<Media> {
+    let mut kinds = report.pvs.iter().map(|pv| {
+        let devno = device::devno(Path::new(&pv.name)).ok()?;
+        Some(device::rotational(devno).ok()?)
+    });
+    let first = kinds.next()??;
+    if !kinds.all(|kind| kind == Some(first)) {
+        return None;
+    }
+    Some(if first { Media::Hdd } else { Media::Ssd })
+}
+
+#[cfg(test)]
+mod tests;

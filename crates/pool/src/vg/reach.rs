@@ -1,0 +1,153 @@
+//! The devices of LVs: attached, detached, held still. Sysfs is asked first, so that nothing runs
+//! where nothing is to be done.
+
+use stowage_host::{Cmd, blocking, device};
+use stowage_model::{Bytes, Error, Result};
+
+use super::{Vg, names, says};
+use crate::Device;
+
+impl Vg {
+    fn dm(&self, lv: &str) -> String {
+        names::dm(self.name(), lv)
+    }
+
+    /// The device of an LV, when it is active.
+    pub(crate) fn attached(&self, lv: &str) -> Result<Option<Device>> {
+        let node = self.devices().find(&self.dm(lv))?;
+        // A device without a table, left by an activation that failed, has no size.
+        Ok(node
+            .filter(|node| node.size() > Bytes(0))
+            .map(|node| Device::new(names::node(&node.name), node.size())))
+    }
+
+    /// Activate an LV, also one that skips activation as thin snapshots do.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::NotFound`] when there is no such LV.
+    pub(crate) async fn attach(&self, lv: &str) -> Result<Device> {
+        if let Some(device) = self.attached(lv)? {
+            return Ok(device);
+        }
+        let cmd = Cmd::new("lvchange")
+            .args(["-y", "-q", "-ay", "-K"])
+            .arg(self.path(lv));
+        if let Err(error) = self.change(cmd).await {
+            if says(&error, "Failed to find logical volume") {
+                return Err(Error::not_found(format!(
+                    "there is no LV {}",
+                    self.path(lv)
+                )));
+            }
+            return Err(self.explain(error, &format!("activate LV {}", self.path(lv))));
+        }
+        self.attached(lv)?.ok_or_else(|| {
+            Error::internal(format!(
+                "LV {} has no device after its activation",
+                self.path(lv)
+            ))
+        })
+    }
+
+    /// Deactivate an LV.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] while it is in use, saying by what.
+    pub(crate) async fn detach(&self, lv: &str) -> Result<()> {
+        if self.devices().find(&self.dm(lv))?.is_none() {
+            return Ok(());
+        }
+        self.unused(lv).await?;
+        let cmd = Cmd::new("lvchange")
+            .args(["-y", "-q", "-an"])
+            .arg(self.path(lv));
+        match self.change(cmd).await {
+            Err(error) if says(&error, "Failed to find logical volume") => Ok(()),
+            Err(error) => Err(self.explain(error, &format!("deactivate LV {}", self.path(lv)))),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Refuse while an LV is mounted or open.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] saying by what.
+    pub(crate) async fn unused(&self, lv: &str) -> Result<()> {
+        let Some(attached) = self.attached(lv)? else {
+            return Ok(());
+        };
+        let path = self.path(lv);
+        match blocking(move || device::in_use(&attached.path)).await {
+            Ok(None) => Ok(()),
+            Ok(Some(by)) => Err(Error::precondition(format!(
+                "LV {path} is {by}; end that first"
+            ))),
+            // It was deactivated between the two looks.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => {
+                Err(Error::internal(format!("failed to see who uses LV {path}")).caused_by(error))
+            }
+        }
+    }
+
+    /// Hold the writers of these LVs, all or none. Device mapper freezes a mounted file system
+    /// as it suspends (`lock_fs`); inactive LVs have no writers.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] where a file system was frozen before.
+    pub(crate) async fn suspend(&self, lvs: &[String]) -> Result<()> {
+        for lv in lvs {
+            if !self.is_active(lv)? || self.is_suspended(lv)? {
+                continue;
+            }
+            let cmd = Cmd::new("dmsetup").args(["suspend", &self.dm(lv)]);
+            if let Err(error) = self.runner().run(cmd).await {
+                self.resume(lvs).await?;
+                return Err(Error::precondition(format!(
+                    "failed to hold the writers of LV {}; if its file system is frozen, thaw it \
+                     (fsfreeze -u)",
+                    self.path(lv)
+                ))
+                .caused_by(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// End [`Vg::suspend`]. Tries every LV even when one fails.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub(crate) async fn resume(&self, lvs: &[String]) -> Result<()> {
+        let mut first = Ok(());
+        for lv in lvs {
+            let resumed = self.resume_one(lv).await;
+            first = first.and(resumed);
+        }
+        first
+    }
+
+    async fn resume_one(&self, lv: &str) -> Result<()> {
+        if !self.is_suspended(lv)? {
+            return Ok(());
+        }
+        let cmd = Cmd::new("dmsetup").args(["resume", &self.dm(lv)]);
+        let resumed = self.runner().run(cmd).await.map(drop);
+        resumed.map_err(|error| {
+            let what = format!("failed to let the writers of LV {} go on", self.path(lv));
+            Error::internal(what).caused_by(error)
+        })
+    }
+
+    fn is_active(&self, lv: &str) -> Result<bool> {
+        Ok(self.devices().find(&self.dm(lv))?.is_some())
+    }
+
+    /// Whether writers of an LV are held.
+    pub(crate) fn is_suspended(&self, lv: &str) -> Result<bool> {
+        Ok(self
+            .devices()
+            .find(&self.dm(lv))?
+            .is_some_and(|node| node.is_suspended()))
+    }
+}

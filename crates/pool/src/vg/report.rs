@@ -1,0 +1,290 @@
+//! What LVM says about a volume group, in one call: `lvm fullreport` gives the group, its disks
+//! and its volumes as one snapshot of the metadata, at the price of a single `lvs`.
+
+use serde::Deserialize;
+use stowage_host::Cmd;
+use stowage_model::error::Context as _;
+use stowage_model::{Bytes, Error, Result};
+
+/// A volume group with all that is in it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Report {
+    pub(crate) vg: Group,
+    pub(crate) pvs: Vec<Pv>,
+    /// The LVs a person sees; LVM's hidden ones (in brackets) are left out.
+    pub(crate) lvs: Vec<Lv>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Group {
+    pub(crate) extent: Bytes,
+    pub(crate) size: Bytes,
+    pub(crate) free: Bytes,
+    pub(crate) missing_pvs: u64,
+    pub(crate) tags: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Pv {
+    pub(crate) name: String,
+    pub(crate) free: Bytes,
+    pub(crate) missing: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Lv {
+    pub(crate) name: String,
+    /// Of a copy-on-write snapshot, the size of its store.
+    pub(crate) size: Bytes,
+    /// Of a copy-on-write snapshot, the size its origin had at the cut, which is its own device's.
+    pub(crate) origin_size: Option<Bytes>,
+    /// The ten letters of lvs(8), "lv_attr".
+    attr: String,
+    pub(crate) origin: Option<String>,
+    pub(crate) pool: Option<String>,
+    /// Fill of a snapshot's store, a thin volume or a thin pool; absent while inactive.
+    pub(crate) data_percent: Option<f64>,
+    pub(crate) metadata_percent: Option<f64>,
+    pub(crate) tags: Vec<String>,
+    /// The number the thin pool knows a thin volume by.
+    pub(crate) thin_id: Option<u32>,
+    /// Of a thin pool: new blocks are zeroed when they are taken.
+    pub(crate) zeroes: bool,
+}
+
+impl Lv {
+    fn letter(&self, index: usize) -> u8 {
+        self.attr.as_bytes().get(index).copied().unwrap_or(b'-')
+    }
+
+    /// A copy-on-write snapshot (`S` when its store overflowed and it is to be merged).
+    pub(crate) fn is_cow(&self) -> bool {
+        matches!(self.letter(0), b's' | b'S')
+    }
+
+    pub(crate) fn is_thin_pool(&self) -> bool {
+        self.letter(0) == b't'
+    }
+
+    /// A copy-on-write snapshot whose store overflowed.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_cow() && matches!(self.letter(4), b'I' | b'S')
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match self.letter(4) {
+            b'-' => State::Inactive,
+            b'd' | b'i' | b'X' => State::Broken,
+            _ => State::Active,
+        }
+    }
+
+    /// Mounted, or opened by some process.
+    pub(crate) fn is_open(&self) -> bool {
+        self.letter(5) == b'o'
+    }
+
+    /// A raid1 takes its extents twice.
+    pub(crate) fn copies(&self) -> u64 {
+        if self.letter(6) == b'r' { 2 } else { 1 }
+    }
+}
+
+/// Whether an LV has its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Inactive,
+    Active,
+    /// A device without a table, as a snapshot leaves it that could not be finished.
+    Broken,
+}
+
+impl Report {
+    pub(crate) fn lv(&self, name: &str) -> Option<&Lv> {
+        self.lvs.iter().find(|lv| lv.name == name)
+    }
+
+    /// The copy-on-write snapshots of an LV, also those that are not ours.
+    pub(crate) fn cows_of<'a>(&'a self, origin: &'a str) -> impl Iterator<Item = &'a Lv> {
+        self.lvs
+            .iter()
+            .filter(move |lv| lv.is_cow() && lv.origin.as_deref() == Some(origin))
+    }
+}
+
+/// The command whose output [`parse`] reads. `seg` and `pvseg` are cut down to what is needed:
+/// `fullreport` prints them in any case.
+pub(super) fn command(vg: &str) -> Cmd {
+    const COLUMNS: [(&str, &str); 5] = [
+        (
+            "vg",
+            "vg_extent_size,vg_size,vg_free,vg_missing_pv_count,vg_tags",
+        ),
+        ("pv", "pv_name,pv_free,pv_missing"),
+        (
+            "lv",
+            "lv_name,lv_size,origin_size,lv_attr,origin,pool_lv,data_percent,metadata_percent,lv_tags",
+        ),
+        ("seg", "lv_name,thin_id,zero"),
+        ("pvseg", "pv_name"),
+    ];
+    let cmd = Cmd::new("lvm").args([
+        "fullreport",
+        "--reportformat",
+        "json",
+        "--units",
+        "b",
+        "--nosuffix",
+    ]);
+    COLUMNS
+        .iter()
+        .fold(cmd, |cmd, (report, columns)| {
+            cmd.args(["--configreport", report, "-o", columns])
+        })
+        .arg(vg)
+}
+
+/// All values are text in LVM's JSON; numbers that do not apply are empty.
+#[derive(Deserialize)]
+struct Document {
+    report: Vec<Sections>,
+}
+
+#[derive(Deserialize)]
+struct Sections {
+    vg: Vec<VgRow>,
+    #[serde(default)]
+    pv: Vec<PvRow>,
+    #[serde(default)]
+    lv: Vec<LvRow>,
+    #[serde(default)]
+    seg: Vec<SegRow>,
+}
+
+#[derive(Deserialize)]
+struct VgRow {
+    vg_extent_size: String,
+    vg_size: String,
+    vg_free: String,
+    vg_missing_pv_count: String,
+    vg_tags: String,
+}
+
+#[derive(Deserialize)]
+struct PvRow {
+    pv_name: String,
+    pv_free: String,
+    pv_missing: String,
+}
+
+#[derive(Deserialize)]
+struct LvRow {
+    lv_name: String,
+    lv_size: String,
+    origin_size: String,
+    lv_attr: String,
+    origin: String,
+    pool_lv: String,
+    data_percent: String,
+    metadata_percent: String,
+    lv_tags: String,
+}
+
+#[derive(Deserialize)]
+struct SegRow {
+    lv_name: String,
+    thin_id: String,
+    zero: String,
+}
+
+/// Read the output of [`command`].
+///
+/// # Errors
+/// [`stowage_model::Kind::Internal`] with the column that is not as it should be.
+pub(super) fn parse(json: &str) -> Result<Report> {
+    let document: Document =
+        serde_json::from_str(json).or_internal(|| "failed to read the report of lvm".to_owned())?;
+    let sections = document.report.into_iter().next();
+    let Some(Sections { vg, pv, lv, seg }) = sections else {
+        return Err(Error::internal("the report of lvm is empty"));
+    };
+    let Some(vg) = vg.first() else {
+        return Err(Error::internal("the report of lvm names no volume group"));
+    };
+    Ok(Report {
+        vg: Group {
+            extent: bytes("vg_extent_size", &vg.vg_extent_size)?,
+            size: bytes("vg_size", &vg.vg_size)?,
+            free: bytes("vg_free", &vg.vg_free)?,
+            missing_pvs: bytes("vg_missing_pv_count", &vg.vg_missing_pv_count)?.0,
+            tags: list(&vg.vg_tags),
+        },
+        pvs: pv
+            .iter()
+            .map(|pv| {
+                Ok(Pv {
+                    name: pv.pv_name.clone(),
+                    free: bytes("pv_free", &pv.pv_free)?,
+                    missing: !pv.pv_missing.is_empty(),
+                })
+            })
+            .collect::<Result<_>>()?,
+        lvs: lv
+            .into_iter()
+            .filter(|lv| !lv.lv_name.starts_with('['))
+            .map(|lv| read_lv(lv, &seg))
+            .collect::<Result<_>>()?,
+    })
+}
+
+fn read_lv(row: LvRow, segments: &[SegRow]) -> Result<Lv> {
+    let segment = segments
+        .iter()
+        .find(|segment| segment.lv_name == row.lv_name);
+    Ok(Lv {
+        size: bytes("lv_size", &row.lv_size)?,
+        origin_size: word(row.origin_size)
+            .map(|n| bytes("origin_size", &n))
+            .transpose()?,
+        attr: row.lv_attr,
+        origin: word(row.origin),
+        pool: word(row.pool_lv),
+        data_percent: percent("data_percent", &row.data_percent)?,
+        metadata_percent: percent("metadata_percent", &row.metadata_percent)?,
+        tags: list(&row.lv_tags),
+        thin_id: segment.and_then(|segment| segment.thin_id.parse().ok()),
+        zeroes: segment.is_some_and(|segment| segment.zero == "zero"),
+        name: row.lv_name,
+    })
+}
+
+fn word(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',')
+        .filter(|tag| !tag.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn bytes(column: &str, text: &str) -> Result<Bytes> {
+    text.parse()
+        .map(Bytes)
+        .map_err(|_| unreadable(column, text))
+}
+
+fn percent(column: &str, text: &str) -> Result<Option<f64>> {
+    match text {
+        "" => Ok(None),
+        _ => text.parse().map(Some).map_err(|_| unreadable(column, text)),
+    }
+}
+
+fn unreadable(column: &str, text: &str) -> Error {
+    Error::internal(format!("the report of lvm holds {text:?} as {column}"))
+}
+
+#[cfg(test)]
+mod tests;
