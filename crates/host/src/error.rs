@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A system call on `path` failed; reads "failed to <verb> <path>", the cause is the source.
+/// A system call on `path` failed; reads "failed to open /dev/x", the cause is the source.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {verb} {}", path.display())]
 pub struct FsError {

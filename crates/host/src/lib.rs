@@ -2,7 +2,7 @@
 //!
 //! What it must not know: volumes, pools, CSI, Kubernetes, configuration. Paths, device numbers
 //! and bytes come in; results and errors that name the thing that failed go out. It is the only
-//! crate that may start a process, call mount(2) or hold an `ioctl` (the only `unsafe`), which
+//! crate that may start a process, mount, or hold `unsafe` (ioctls and mount_setattr(2)), which
 //! `clippy.toml` and the lint tables of the workspace enforce.
 //!
 //! ```text

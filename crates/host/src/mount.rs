@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree,
-};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::holders;
 use crate::path::{Target, TargetError, checked, open_parent, proc_path};
+
+mod setattr;
 
 pub use crate::holders::Holder;
 pub use crate::mountinfo::{Mount, at, of_device, table};
@@ -95,51 +95,57 @@ pub fn mount_device<S: AsRef<str>>(
 
 /// Shows `source` (a directory, or a file or device at a file target) at `target` too.
 ///
-/// Read-only is a property of the new mount alone. A bind takes its source's options, so it is
-/// made first and then remounted with all options it has plus `ro`; leaving one of them out would
-/// fail with EPERM where they are locked (mount_namespaces(7)). The new mount is held by a
-/// descriptor (open_tree(2)) throughout, so the remount cannot hit another one, and the table is
-/// asked whether it worked.
+/// Read-only is a property of the new mount alone, and it is set before the mount is attached.
+/// The classic way, a bind and then a remount, first shows it writable, and for good where it
+/// matters: the mount is propagated to the host's namespace when it is attached, and later changes
+/// of options are not, so containers would get a writable one from an agent that itself runs in a
+/// container. (Documentation/filesystems/sharedsubtree.rst propagates mounts and unmounts only.)
+/// Then the table is asked whether it worked.
 ///
 /// # Errors
 /// After an error nothing is mounted.
 pub fn bind(source: &Path, target: &Target, read_only: bool) -> Result<(), MountError> {
-    let failed = |errno: Errno| MountError::Bind {
+    let failed = |error: io::Error| MountError::Bind {
         from: source.to_owned(),
         target: target.path().to_owned(),
-        source: errno.into(),
+        source: error,
     };
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, source, clone).map_err(failed)?;
+    let tree = open_tree(CWD, source, clone).map_err(|errno| failed(errno.into()))?;
+    if read_only {
+        setattr::set_read_only(&tree).map_err(failed)?;
+    }
     let by_descriptor =
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&tree, c"", target.as_fd(), c"", by_descriptor).map_err(failed)?;
+    move_mount(&tree, c"", target.as_fd(), c"", by_descriptor)
+        .map_err(|errno| failed(errno.into()))?;
     if !read_only {
         return Ok(());
     }
-    make_read_only(&tree, target).inspect_err(|_| {
-        // Detach, because `tree` itself keeps the mount busy. If even this fails, the error at
-        // hand is still the one to tell, and the caller's own undo meets the mount.
-        let _ = rustix::mount::unmount(proc_path(tree.as_fd()), UnmountFlags::DETACH);
-    })
+    let refused = match is_read_only(&tree) {
+        Ok(true) => return Ok(()),
+        Ok(false) => MountError::StillWritable {
+            target: target.path().to_owned(),
+        },
+        Err(error) => error,
+    };
+    // Detach, because `tree` itself keeps the mount busy. If even this fails, the error at hand is
+    // still the one to tell, and the caller's own undo meets the mount.
+    let _ = rustix::mount::unmount(proc_path(tree.as_fd()), UnmountFlags::DETACH);
+    Err(refused)
 }
 
-fn make_read_only(tree: &OwnedFd, target: &Target) -> Result<(), MountError> {
-    let failed = |errno: Errno| MountError::Remount {
-        target: target.path().to_owned(),
-        source: errno.into(),
-    };
-    let id = mount_id(tree).map_err(failed)?;
-    let kept = split(&by_id(id)?.options)?.flags;
-    let flags = kept | MountFlags::BIND | MountFlags::RDONLY;
-    rustix::mount::mount_remount(proc_path(tree.as_fd()), flags, c"").map_err(failed)?;
-    if by_id(id)?.read_only() {
-        Ok(())
-    } else {
-        Err(MountError::StillWritable {
-            target: target.path().to_owned(),
-        })
-    }
+/// By the mount's id, as its path may lead elsewhere by now. A mount that is not in the table any
+/// more was taken away by somebody else, and nobody can write through it.
+fn is_read_only(tree: &OwnedFd) -> Result<bool, MountError> {
+    let id = statx(tree, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        .map_err(|errno| MountError::Table(errno.into()))?
+        .stx_mnt_id;
+    let table = table().map_err(MountError::Table)?;
+    Ok(table
+        .iter()
+        .find(|mount| mount.id == id)
+        .is_none_or(Mount::read_only))
 }
 
 /// Changes the options of the file system mounted at `target`, which must have been opened after
@@ -211,23 +217,6 @@ fn busy(target: PathBuf) -> MountError {
         None => (Vec::new(), Vec::new()),
     };
     MountError::Busy { target, by, mounts }
-}
-
-fn by_id(id: u64) -> Result<Mount, MountError> {
-    let found = table()
-        .map_err(MountError::Table)?
-        .into_iter()
-        .find(|mount| mount.id == id);
-    found.ok_or_else(|| {
-        MountError::Table(io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("no mount {id}"),
-        ))
-    })
-}
-
-fn mount_id(fd: &OwnedFd) -> Result<u64, Errno> {
-    Ok(statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 fn c_string(data: String) -> Result<CString, BadOption> {

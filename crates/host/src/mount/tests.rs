@@ -107,6 +107,29 @@ fn a_read_only_bind_is_read_only_and_its_source_is_not() {
     assert!(writable(&target.0));
 }
 
+/// An agent in a container binds; the host, where containers start, sees a copy by propagation.
+#[test]
+fn a_read_only_bind_is_read_only_in_peers_too() {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    let dir = tempfile::tempdir().unwrap();
+    let (host, agent) = (
+        Mounted::at(dir.path().join("host")),
+        Mounted::at(dir.path().join("agent")),
+    );
+    tmpfs(&host);
+    mount_change(&host.0, MountPropagationFlags::SHARED).unwrap();
+    // A bind makes the two mounts peers, as those of two namespaces would be.
+    bind(&host.0, &agent.target(), false).unwrap();
+    let target = Mounted::at(agent.0.join("volume"));
+    let source = Mounted::at(dir.path().join("source"));
+    bind(&source.0, &target.target(), true).unwrap();
+    let copy = at(&host.0.join("volume")).unwrap().unwrap();
+    assert!(copy.read_only(), "{copy:?}");
+    assert!(!writable(&host.0.join("volume")) && !writable(&target.0));
+    assert!(unmount(&target.0).unwrap());
+    assert!(at(&host.0.join("volume")).unwrap().is_none());
+}
+
 #[test]
 fn a_device_is_bound_to_a_file_read_only() {
     let disk = Disk::new(1 << 20);
