@@ -86,7 +86,7 @@ impl GuestBuilder {
         self
     }
 
-    /// A kernel module to load beyond those a node needs ([`init::MODULES`]).
+    /// A kernel module to load beyond those a node needs (device mapper, loop, fuse, xfs, btrfs).
     pub fn module(mut self, name: impl Into<String>) -> Self {
         self.modules.push(name.into());
         self
@@ -152,7 +152,8 @@ impl GuestBuilder {
 
         let name = unique_name();
         let mut command = Command::new("setpriv");
-        // Should the test be killed with SIGKILL, no destructor runs; the kernel ends the guest.
+        // Should the test be killed with SIGKILL, no destructor runs; the kernel ends the guest,
+        // and the next sweep its helpers.
         command.args(["--pdeathsig", "KILL", "--", "linux.uml"]);
         command.arg(format!("mem={memory}"));
         command.args([
@@ -390,22 +391,51 @@ impl Drop for Guest {
 /// The processes that carry the guest's name in their command line: linux.uml, its helpers and
 /// the stub that runs the guest's programs are all copies of the first.
 fn processes_of(name: &str) -> Vec<Pid> {
-    let mark = format!("umid={name}");
+    guest_processes()
+        .into_iter()
+        .filter(|(_, other)| other == name)
+        .map(|(pid, _)| pid)
+        .collect()
+}
+
+/// Ends what is left of guests whose owner was killed: the kernel then ends linux.uml itself, but
+/// not its helpers, which hold the guest's memory and disks.
+pub(crate) fn sweep() {
+    for (pid, name) in guest_processes() {
+        let owner = name
+            .strip_prefix(NAME_PREFIX)
+            .and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
+            // Fails when it is gone already, which is as good.
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// Every process of every guest on this machine, with the guest's name.
+fn guest_processes() -> Vec<(Pid, String)> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
     entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            cmdline
+        .filter_map(|entry| {
+            let pid = entry
+                .file_name()
+                .to_str()?
+                .parse()
+                .ok()
+                .and_then(Pid::from_raw)?;
+            let cmdline = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let name = cmdline
                 .split(|byte| *byte == 0)
-                .any(|arg| arg == mark.as_bytes())
+                .find_map(|arg| arg.strip_prefix(b"umid="))?;
+            Some((pid, String::from_utf8_lossy(name).into_owned()))
         })
-        .filter_map(Pid::from_raw)
         .collect()
 }
+
+const NAME_PREFIX: &str = "stowage-";
 
 fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::disk;
+use crate::{disk, guest};
 
 /// The repository's root.
 pub fn workspace() -> PathBuf {
@@ -53,8 +53,9 @@ pub fn dir(prefix: &str) -> Result<TempDir> {
 }
 
 /// Removes what processes that are gone have left: one that was killed ran no destructor, and its
-/// mounts and loop devices would stay until the next reboot.
+/// mounts, loop devices and guests would stay until the next reboot.
 pub fn sweep() -> Result<()> {
+    guest::sweep();
     let Ok(entries) = std::fs::read_dir(base()) else {
         return Ok(());
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use stowage_testkit::disk::parse_size;
-use stowage_testkit::{Guest, SparseFile};
+use stowage_testkit::{Guest, SparseFile, scratch};
 
 /// Run a command in a guest that has device mapper, LVM and fresh disks
 #[derive(clap::Args)]
@@ -35,6 +35,7 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    scratch::sweep()?;
     let here = std::env::current_dir().context("failed to find the working directory")?;
     let mut builder = Guest::builder().memory(args.memory).current_dir(here);
     let fresh: Vec<SparseFile> = args
