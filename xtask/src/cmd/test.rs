@@ -10,7 +10,7 @@
 mod artifacts;
 mod job;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             let (alone, together): (Vec<Job>, Vec<Job>) = jobs(&artifacts, &logs)
                 .into_iter()
                 .filter(|job| wanted(&job.name))
-                .partition(|job| matches!(job.kind, Kind::HostTest(_)));
+                .partition(|job| matches!(job.kind, Kind::HostTest { .. }));
             // What a system test sees on the machine must be its own doing.
             finished.extend(run_jobs(alone, 1));
             let at_a_time = args.jobs.unwrap_or_else(|| {
@@ -110,23 +110,28 @@ fn test_workspace() -> Result<Finished> {
     })
 }
 
-fn jobs(artifacts: &Artifacts, logs: &std::path::Path) -> Vec<Job> {
+fn jobs(artifacts: &Artifacts, logs: &Path) -> Vec<Job> {
     let tests = artifacts.tests.iter().map(|test| {
-        let executable = test.executable.clone();
+        let (executable, package) = (test.executable.clone(), test.package.clone());
         let kind = if test.in_guest {
-            Kind::GuestTest(executable)
+            Kind::GuestTest {
+                executable,
+                package,
+            }
         } else {
-            Kind::HostTest(executable)
+            Kind::HostTest {
+                executable,
+                package,
+            }
         };
         (test.name.clone(), kind)
     });
-    let stowage = &artifacts.stowage;
     let cells = Cell::all().into_iter().map(|cell| {
         (
             cell.to_string(),
             Kind::SanityCell {
                 cell,
-                stowage: stowage.clone(),
+                stowage: artifacts.stowage.clone(),
             },
         )
     });
@@ -136,7 +141,6 @@ fn jobs(artifacts: &Artifacts, logs: &std::path::Path) -> Vec<Job> {
             logs: logs.join(&name),
             name,
             kind,
-            package: artifacts.package.clone(),
         })
         .collect()
 }
@@ -195,13 +199,4 @@ fn summarise(finished: &[Finished]) -> Tally {
 
 fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
-}
-
-/// The package with the program and the system tests.
-const APP: &str = "stowage-app";
-
-fn app_dir(manifest: &str) -> PathBuf {
-    std::path::Path::new(manifest)
-        .parent()
-        .map_or_else(PathBuf::new, PathBuf::from)
 }

@@ -5,25 +5,29 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{APP, app_dir};
 use crate::process;
 
-/// Test targets are told apart by the prefix of their name.
+/// The package with the program under test.
+const APP: &str = "stowage-app";
+
+/// Test targets are told apart by the prefix of their name, and any package may have some.
 const GUEST_PREFIX: &str = "guest_";
 const HOST_PREFIX: &str = "host_";
+
+/// What keeps them out of a plain `cargo test`: their `required-features`.
 const FEATURES: [&str; 2] = ["guest-tests", "host-tests"];
 
 pub(super) struct Artifacts {
     /// The program as it is shipped, without the features that only tests want.
     pub(super) stowage: PathBuf,
     pub(super) tests: Vec<TestBinary>,
-    /// The package's directory, where cargo would run its tests.
-    pub(super) package: PathBuf,
 }
 
 pub(super) struct TestBinary {
     pub(super) name: String,
     pub(super) executable: PathBuf,
+    /// Where cargo would run it.
+    pub(super) package: PathBuf,
     pub(super) in_guest: bool,
 }
 
@@ -40,50 +44,72 @@ impl Artifacts {
         let _ = std::fs::remove_file(&plain);
         std::fs::copy(&stowage.executable, &plain).context("failed to copy the program")?;
 
-        let (features, package) = describe_app()?;
         let mut tests = Vec::new();
-        if !features.is_empty() {
-            let features = features.join(",");
-            for built in build(&["test", "-p", APP, "--no-run", "--features", &features])? {
-                let in_guest = built.name.starts_with(GUEST_PREFIX);
-                if built.kind == "test" && (in_guest || built.name.starts_with(HOST_PREFIX)) {
-                    tests.push(TestBinary {
-                        name: built.name,
-                        executable: built.executable,
-                        in_guest,
-                    });
-                }
-            }
+        for package in packages_with_tests()? {
+            let features = package.features.join(",");
+            let args = [
+                "test",
+                "-p",
+                &package.name,
+                "--no-run",
+                "--features",
+                &features,
+            ];
+            tests.extend(
+                build(&args)?
+                    .into_iter()
+                    .filter_map(|built| package.test(built)),
+            );
         }
         tests.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self {
             stowage: plain,
             tests,
-            package,
         })
     }
 }
 
-/// Which of the test features the package has, and where it lies.
-fn describe_app() -> Result<(Vec<&'static str>, PathBuf)> {
-    let metadata = process::output(&mut process::cargo([
-        "metadata",
-        "--format-version=1",
-        "--no-deps",
-        "--offline",
-    ]))?;
+struct Package {
+    name: String,
+    features: Vec<&'static str>,
+    dir: PathBuf,
+}
+
+impl Package {
+    fn test(&self, built: Built) -> Option<TestBinary> {
+        let in_guest = built.name.starts_with(GUEST_PREFIX);
+        let wanted = built.kind == "test" && (in_guest || built.name.starts_with(HOST_PREFIX));
+        // Two packages may have a target of the same name.
+        let short = self.name.trim_start_matches("stowage-");
+        wanted.then(|| TestBinary {
+            name: format!("{short}-{}", built.name),
+            executable: built.executable,
+            package: self.dir.clone(),
+            in_guest,
+        })
+    }
+}
+
+fn packages_with_tests() -> Result<Vec<Package>> {
+    let args = ["metadata", "--format-version=1", "--no-deps", "--offline"];
+    let metadata = process::output(&mut process::cargo(args))?;
     let metadata: Value =
         serde_json::from_str(&metadata).context("failed to parse cargo's metadata")?;
-    let package = metadata["packages"]
+    let packages = metadata["packages"]
         .as_array()
-        .and_then(|packages| packages.iter().find(|package| package["name"] == APP))
-        .with_context(|| format!("the workspace has no package {APP}"))?;
-    let features = FEATURES
-        .into_iter()
-        .filter(|feature| package["features"].get(feature).is_some())
-        .collect();
-    let manifest = package["manifest_path"].as_str().unwrap_or_default();
-    Ok((features, app_dir(manifest)))
+        .context("cargo's metadata has no packages")?;
+    Ok(packages.iter().filter_map(package_with_tests).collect())
+}
+
+fn package_with_tests(package: &Value) -> Option<Package> {
+    let has = |feature: &&'static str| package["features"].get(feature).is_some();
+    let features: Vec<&'static str> = FEATURES.into_iter().filter(has).collect();
+    let manifest = Path::new(package["manifest_path"].as_str()?);
+    (!features.is_empty()).then_some(Package {
+        name: package["name"].as_str()?.to_owned(),
+        features,
+        dir: manifest.parent()?.to_path_buf(),
+    })
 }
 
 struct Built {
@@ -119,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_messages_with_an_executable_count() {
+    fn a_guest_test_is_found_by_its_name_and_bears_its_packages() {
         let message = serde_json::json!({
             "reason": "compiler-artifact",
             "target": {"kind": ["test"], "name": "guest_lvm"},
@@ -130,6 +156,19 @@ mod tests {
             (built.kind.as_str(), built.name.as_str()),
             ("test", "guest_lvm")
         );
+        let package = package_with_tests(&serde_json::json!({
+            "name": "stowage-pool",
+            "features": {"guest-tests": [], "other": []},
+            "manifest_path": "/w/crates/pool/Cargo.toml",
+        }))
+        .unwrap();
+        assert_eq!(package.features, ["guest-tests"]);
+        let test = package.test(built).unwrap();
+        assert_eq!(
+            (test.name.as_str(), test.in_guest),
+            ("pool-guest_lvm", true)
+        );
+        assert_eq!(test.package, Path::new("/w/crates/pool"));
         let library = serde_json::json!({"target": {"kind": ["lib"]}, "executable": null});
         assert!(executable(&library).is_none());
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use stowage_testkit::Guest;
+use stowage_testkit::{Guest, scratch};
 
 use crate::cell::{Cell, CellResult};
 use crate::process;
@@ -24,13 +24,21 @@ pub(super) struct Job {
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) logs: PathBuf,
-    pub(super) package: PathBuf,
 }
 
 pub(super) enum Kind {
-    HostTest(PathBuf),
-    GuestTest(PathBuf),
-    SanityCell { cell: Cell, stowage: PathBuf },
+    HostTest {
+        executable: PathBuf,
+        package: PathBuf,
+    },
+    GuestTest {
+        executable: PathBuf,
+        package: PathBuf,
+    },
+    SanityCell {
+        cell: Cell,
+        stowage: PathBuf,
+    },
 }
 
 pub(super) struct Finished {
@@ -46,8 +54,14 @@ impl Job {
         println!("== {}", self.name);
         let started = Instant::now();
         let done = match &self.kind {
-            Kind::HostTest(executable) => self.test(executable, false),
-            Kind::GuestTest(executable) => self.test(executable, true),
+            Kind::HostTest {
+                executable,
+                package,
+            } => self.test(executable, package, false),
+            Kind::GuestTest {
+                executable,
+                package,
+            } => self.test(executable, package, true),
             Kind::SanityCell { cell, stowage } => self.sanity_cell(*cell, stowage),
         };
         let elapsed = started.elapsed();
@@ -72,13 +86,13 @@ impl Job {
         finished
     }
 
-    fn test(&self, executable: &Path, in_guest: bool) -> Result<Parts> {
+    fn test(&self, executable: &Path, package: &Path, in_guest: bool) -> Result<Parts> {
         // One at a time: they share the machine's devices, and in a guest the only core.
         let argv = [executable.as_os_str().to_owned(), "--test-threads=1".into()];
         let (good, tally) = if in_guest {
-            self.in_guest(argv, true)?
+            self.in_guest(argv, package, true)?
         } else {
-            self.here(argv, true)?
+            self.here(argv, package, true)?
         };
         let Some(tally) = tally else {
             bail!(
@@ -110,9 +124,9 @@ impl Job {
             self.logs.clone().into(),
         ];
         if cell.pool.needs_guest() {
-            self.in_guest(argv, false)?
+            self.in_guest(argv, &scratch::workspace(), false)?
         } else {
-            self.here(argv, false)?
+            self.here(argv, &scratch::workspace(), false)?
         };
         let result = CellResult::read(&self.logs)?;
         Ok((result.tally(), Some(result.clone()), result.problem))
@@ -121,12 +135,13 @@ impl Job {
     fn here(
         &self,
         argv: impl IntoIterator<Item = OsString>,
+        dir: &Path,
         aloud: bool,
     ) -> Result<(bool, Option<Tally>)> {
         let mut log = Log::create(&self.console(), &self.name, aloud)?;
         let mut argv = argv.into_iter();
         let mut command = process::command(argv.next().context("no command")?, argv);
-        command.current_dir(&self.package);
+        command.current_dir(dir);
         let good = process::stream(command, |line| log.line(line))?;
         Ok((good, log.tally))
     }
@@ -134,11 +149,12 @@ impl Job {
     fn in_guest(
         &self,
         argv: impl IntoIterator<Item = OsString>,
+        dir: &Path,
         aloud: bool,
     ) -> Result<(bool, Option<Tally>)> {
         let mut log = Log::create(&self.console(), &self.name, aloud)?;
         let mut guest = Guest::builder()
-            .current_dir(&self.package)
+            .current_dir(dir)
             .visible(&self.logs)
             .env("RUST_BACKTRACE", "1")
             .on_line(move |line| log.line(line));
