@@ -54,8 +54,8 @@ pub(crate) fn flags(field: &str, value: &[String]) -> Result<()> {
     within(field, value.iter().map(String::len).sum(), FLAGS)
 }
 
-/// A path that may be absent. What it looks like is checked by [`absolute`], later: an unknown
-/// volume is NOT_FOUND even when the path beside it is nonsense (csi-sanity asks for that).
+/// A path that may be absent. What it looks like is [`absolute`]'s business, after the id's: an
+/// unknown volume is NOT_FOUND even when the path beside it is nonsense.
 pub(crate) fn path(field: &str, value: &str) -> Result<()> {
     within(field, value.len(), PATH - 1)
 }
@@ -79,6 +79,12 @@ pub(crate) fn absolute<'a>(field: &str, value: &'a str) -> Result<&'a Path> {
     Err(Error::invalid(format!(
         "{field} {value:?} must be an absolute path without \"..\""
     )))
+}
+
+/// A path at which the caller supposes a volume. No volume of ours is at a path that is not even
+/// absolute, and the specification's code for that is NOT_FOUND (csi-sanity asks for `some/path`).
+pub(crate) fn where_it_is<'a>(field: &str, value: &'a str) -> Result<&'a Path> {
+    absolute(field, value).map_err(|e| Error::not_found(e.message()))
 }
 
 fn id(role: Role, what: &str, text: &str) -> Result<Id> {

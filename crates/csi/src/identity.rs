@@ -38,6 +38,8 @@ async fn capabilities(
         service(service::Type::ControllerService),
         service(service::Type::VolumeAccessibilityConstraints),
         service(service::Type::GroupControllerService),
+        // A snapshot lies in the pool of its volume, so it can be restored on this node only.
+        service(service::Type::SnapshotAccessibilityConstraints),
         expansion,
     ];
     Ok(GetPluginCapabilitiesResponse {

@@ -21,13 +21,7 @@ pub(super) async fn stats(
     fields::path("staging_target_path", &request.staging_target_path)?;
     // The kubelet measures inline volumes too.
     let id = Id::from_handle(&request.volume_id)?;
-    let path = match fields::absolute("volume_path", &request.volume_path) {
-        Ok(path) => path,
-        Err(bad_path) => {
-            door.volumes.volume(&id).await?;
-            return Err(bad_path);
-        }
-    };
+    let path = fields::where_it_is("volume_path", &request.volume_path)?;
     let usage = match door.publish.stats(&id, path).await? {
         Stats::Block { total } => vec![VolumeUsage {
             total: size::wire(total),
@@ -72,13 +66,7 @@ pub(super) async fn expand(
         capability::check("volume_capability", capability)?;
     }
     let id = fields::volume_id(&request.volume_id)?;
-    let path = match fields::absolute("volume_path", &request.volume_path) {
-        Ok(path) => path,
-        Err(bad_path) => {
-            door.volumes.volume(&id).await?;
-            return Err(bad_path);
-        }
-    };
+    let path = fields::where_it_is("volume_path", &request.volume_path)?;
     let reached = door.publish.expand(&id, path, required).await?;
     Ok(NodeExpandVolumeResponse {
         capacity_bytes: size::wire(reached),
