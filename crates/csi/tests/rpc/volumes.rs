@@ -1,0 +1,302 @@
+//! RPCs about one volume.
+
+use stowage_csi::proto::volume_capability::access_mode::Mode;
+use stowage_csi::proto::{
+    ControllerExpandVolumeRequest, ControllerGetVolumeRequest, ControllerModifyVolumeRequest,
+    CreateVolumeRequest, DeleteVolumeRequest, ValidateVolumeCapabilitiesRequest,
+    ValidateVolumeCapabilitiesResponse, VolumeCapability,
+};
+use stowage_model::Error;
+use tonic::Code;
+
+use crate::support::{Server, absent, block, flagged, map, mib, mount, ok, range, refused, volume};
+
+fn deletion(id: &str) -> DeleteVolumeRequest {
+    DeleteVolumeRequest {
+        volume_id: id.into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_volume_is_deleted_and_what_is_not_there_needs_no_deleting() {
+    let mut s = Server::start().await;
+    let made = s.made("n").await;
+    for id in [
+        &made.volume_id,
+        &made.volume_id,
+        &absent('v'),
+        &absent('s'),
+        "reallyfakevolumeid",
+        "../../etc/passwd",
+    ] {
+        ok(s.controller.delete_volume(deletion(id)).await);
+    }
+    assert!(s.fake.state().volumes.is_empty());
+}
+
+#[tokio::test]
+async fn a_volume_in_use_is_not_deleted() {
+    let mut s = Server::start().await;
+    let made = s.made("n").await;
+    let staging = s.staging(&made.volume_id);
+    ok(s.node.node_stage_volume(staging).await);
+    let answer = s.controller.delete_volume(deletion(&made.volume_id)).await;
+    refused(answer, Code::FailedPrecondition, "in use");
+    assert_eq!(s.fake.state().volumes.len(), 1);
+}
+
+fn expansion(id: &str, to: i64) -> ControllerExpandVolumeRequest {
+    ControllerExpandVolumeRequest {
+        volume_id: id.into(),
+        capacity_range: Some(range(to, 0)),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_volume_grows_and_one_large_enough_stays() {
+    let mut s = Server::start().await;
+    let id = s.made("n").await.volume_id;
+    for (to, is) in [(mib(100), mib(100)), (mib(64), mib(100))] {
+        let grown = ok(s
+            .controller
+            .controller_expand_volume(expansion(&id, to))
+            .await);
+        assert_eq!(grown.capacity_bytes, is);
+        assert!(grown.node_expansion_required);
+    }
+    let below = ControllerExpandVolumeRequest {
+        capacity_range: Some(range(0, mib(10))),
+        ..expansion(&id, 0)
+    };
+    let answer = s.controller.controller_expand_volume(below).await;
+    refused(answer, Code::OutOfRange, "larger");
+    for foreign in ["x", &absent('v')] {
+        let answer = s
+            .controller
+            .controller_expand_volume(expansion(foreign, 1))
+            .await;
+        refused(answer, Code::NotFound, foreign);
+    }
+}
+
+#[tokio::test]
+async fn only_a_file_system_needs_the_node_to_expand() {
+    let mut s = Server::start().await;
+    let both = CreateVolumeRequest {
+        volume_capabilities: vec![
+            block(Mode::SingleNodeWriter),
+            mount("", Mode::SingleNodeWriter),
+        ],
+        ..volume("both")
+    };
+    let both = s.create(both).await.unwrap().volume_id;
+    let raw = CreateVolumeRequest {
+        volume_capabilities: vec![block(Mode::SingleNodeWriter)],
+        ..volume("raw")
+    };
+    let raw = s.create(raw).await.unwrap().volume_id;
+    for (id, used_as, wanted) in [
+        (&both, Some(block(Mode::SingleNodeWriter)), false),
+        (&both, Some(mount("", Mode::SingleNodeWriter)), true),
+        (&both, None, true),
+        (&raw, None, false),
+    ] {
+        let request = ControllerExpandVolumeRequest {
+            volume_capability: used_as,
+            ..expansion(id, mib(100))
+        };
+        let grown = ok(s.controller.controller_expand_volume(request).await);
+        assert_eq!(grown.node_expansion_required, wanted);
+    }
+}
+
+#[tokio::test]
+async fn limits_change_all_or_none() {
+    let mut s = Server::start().await;
+    let id = s.made("n").await.volume_id;
+    let change = |id: &str, pairs| ControllerModifyVolumeRequest {
+        volume_id: id.into(),
+        mutable_parameters: map(pairs),
+        ..Default::default()
+    };
+    let good = change(&id, &[("bps", "1Mi"), ("riops", "5")]);
+    ok(s.controller.controller_modify_volume(good).await);
+    for (bad, naming) in [
+        (&[("bps", "2Mi"), ("vgName", "vg1")][..], "vgName"),
+        (&[("bps", "2Mi"), ("iops", "many")], "iops"),
+        (&[("XXX_FakeKey", "1")], "XXX_FakeKey"),
+    ] {
+        let answer = s
+            .controller
+            .controller_modify_volume(change(&id, bad))
+            .await;
+        refused(answer, Code::InvalidArgument, naming);
+    }
+    {
+        let state = s.fake.state();
+        assert_eq!(state.modified, 1);
+        let limits = state.volumes.values().next().unwrap().record.limits;
+        assert_eq!(limits.to_text(), "rbps=1048576,wbps=1048576,riops=5");
+    }
+    for foreign in ["x", &absent('v')] {
+        let request = change(foreign, &[("bps", "1")]);
+        let answer = s.controller.controller_modify_volume(request).await;
+        refused(answer, Code::NotFound, foreign);
+    }
+}
+
+#[tokio::test]
+async fn a_volume_reads_the_same_whoever_asks_and_after_a_change() {
+    let mut s = Server::start().await;
+    let made = s.made("n").await;
+    let request = ControllerModifyVolumeRequest {
+        volume_id: made.volume_id.clone(),
+        mutable_parameters: map(&[("bps", "1Mi")]),
+        ..Default::default()
+    };
+    ok(s.controller.controller_modify_volume(request).await);
+    let get = |id: &str| ControllerGetVolumeRequest {
+        volume_id: id.into(),
+    };
+    let found = ok(s
+        .controller
+        .controller_get_volume(get(&made.volume_id))
+        .await);
+    assert_eq!(found.volume.unwrap(), made);
+    assert!(found.status.unwrap().published_node_ids.is_empty());
+    for foreign in ["x", &absent('v'), &absent('s')] {
+        let answer = s.controller.controller_get_volume(get(foreign)).await;
+        refused(answer, Code::NotFound, foreign);
+    }
+}
+
+async fn validate(
+    s: &mut Server,
+    id: &str,
+    capabilities: &[VolumeCapability],
+    parameters: &[(&str, &str)],
+    context: &[(&str, &str)],
+) -> ValidateVolumeCapabilitiesResponse {
+    let request = ValidateVolumeCapabilitiesRequest {
+        volume_id: id.into(),
+        volume_capabilities: capabilities.to_vec(),
+        parameters: map(parameters),
+        volume_context: map(context),
+        ..Default::default()
+    };
+    ok(s.controller.validate_volume_capabilities(request).await)
+}
+
+#[tokio::test]
+async fn what_a_volume_can_do_is_confirmed_and_echoed() {
+    let mut s = Server::start().await;
+    let id = s.made("n").await.volume_id;
+    let asked = [
+        mount("", Mode::SingleNodeWriter),
+        flagged("ext4", Mode::SingleNodeMultiWriter, &["noatime"]),
+        mount("", Mode::MultiNodeReaderOnly),
+    ];
+    let parameters = [("volumeType", "LVM"), ("bps", "1Mi")];
+    let context = [
+        ("vgName", "vg0"),
+        ("storage.kubernetes.io/csiProvisionerIdentity", "x"),
+    ];
+    let answer = validate(&mut s, &id, &asked, &parameters, &context).await;
+    let confirmed = answer.confirmed.unwrap();
+    assert_eq!(confirmed.volume_capabilities, asked);
+    assert_eq!(confirmed.parameters, map(&parameters));
+    assert_eq!(confirmed.volume_context, map(&context));
+    assert!(answer.message.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_volume_cannot_do_is_a_plain_no_with_a_reason() {
+    let mut s = Server::start().await;
+    let id = s.made("n").await.volume_id;
+    let writer = mount("", Mode::SingleNodeWriter);
+    for (capability, parameters, context, reason) in [
+        (
+            mount("xfs", Mode::SingleNodeWriter),
+            &[][..],
+            &[][..],
+            "ext4",
+        ),
+        (mount("ntfs", Mode::SingleNodeWriter), &[], &[], "ntfs"),
+        (block(Mode::SingleNodeWriter), &[], &[], "block"),
+        (
+            mount("", Mode::MultiNodeMultiWriter),
+            &[],
+            &[],
+            "MULTI_NODE",
+        ),
+        (
+            flagged("", Mode::SingleNodeWriter, &["bind"]),
+            &[],
+            &[],
+            "bind",
+        ),
+        (writer.clone(), &[("colour", "blue")], &[], "colour"),
+        (writer.clone(), &[("volumeType", "Thin")], &[], "volumeType"),
+        (writer.clone(), &[("lvmType", "striping")], &[], "lvmType"),
+        (writer.clone(), &[("vgName", "other")], &[], "vgName"),
+        (writer.clone(), &[("pool", "other")], &[], "pool"),
+        (
+            writer.clone(),
+            &[],
+            &[("vgName", "other")],
+            "volume_context",
+        ),
+    ] {
+        let both = [writer.clone(), capability];
+        let answer = validate(&mut s, &id, &both, parameters, context).await;
+        assert_eq!(answer.confirmed, None, "{reason}");
+        assert!(
+            answer.message.contains(reason),
+            "{reason}: {}",
+            answer.message
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_volume_and_a_raw_one_say_no_to_what_they_are_not() {
+    let mut s = Server::start().await;
+    let reader = CreateVolumeRequest {
+        volume_capabilities: vec![mount("", Mode::MultiNodeReaderOnly)],
+        ..volume("reader")
+    };
+    let reader = s.create(reader).await.unwrap().volume_id;
+    let writer = [mount("", Mode::SingleNodeWriter)];
+    let answer = validate(&mut s, &reader, &writer, &[], &[]).await;
+    assert!(answer.message.contains("only be read"));
+    let raw = CreateVolumeRequest {
+        volume_capabilities: vec![block(Mode::SingleNodeWriter)],
+        ..volume("raw")
+    };
+    let raw = s.create(raw).await.unwrap().volume_id;
+    let answer = validate(&mut s, &raw, &writer, &[], &[]).await;
+    assert!(answer.message.contains("block device"));
+}
+
+#[tokio::test]
+async fn validating_what_is_not_there_is_not_found_and_a_failure_is_a_failure() {
+    let mut s = Server::start().await;
+    let ask = |id: &str| ValidateVolumeCapabilitiesRequest {
+        volume_id: id.into(),
+        volume_capabilities: vec![mount("", Mode::SingleNodeWriter)],
+        ..Default::default()
+    };
+    for foreign in ["x", &absent('v')] {
+        let answer = s
+            .controller
+            .validate_volume_capabilities(ask(foreign))
+            .await;
+        refused(answer, Code::NotFound, foreign);
+    }
+    let id = s.made("n").await.volume_id;
+    s.fake.state().fail = Some(Error::internal("no answer"));
+    let answer = s.controller.validate_volume_capabilities(ask(&id)).await;
+    refused(answer, Code::Internal, "no answer");
+}
