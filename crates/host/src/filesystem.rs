@@ -108,6 +108,42 @@ pub async fn grow(
     Ok(())
 }
 
+/// Lets an unmounted ext file system fill its grown device. resize2fs(8) wants it checked first;
+/// the check mends what a lost journal left and gives up on anything worse.
+///
+/// # Errors
+/// The programs' own reasons; `Unsupported` for xfs and btrfs, which grow only while mounted.
+pub async fn grow_unmounted(
+    runner: &dyn Runner,
+    fstype: &str,
+    device: &Path,
+) -> Result<(), FilesystemError> {
+    let Family::Ext = family(fstype)? else {
+        return Err(FilesystemError::Unsupported {
+            fstype: fstype.to_owned(),
+        });
+    };
+    let limit = time_for(device).await?;
+    let checked = runner
+        .run(
+            Cmd::new("e2fsck")
+                .args(["-f", "-p"])
+                .arg(device)
+                .timeout(limit),
+        )
+        .await;
+    // e2fsck(8): 1 is "errors corrected".
+    if let Err(error) = checked
+        && error.code() != Some(1)
+    {
+        return Err(error.into());
+    }
+    runner
+        .run(Cmd::new("resize2fs").arg(device).timeout(limit))
+        .await?;
+    Ok(())
+}
+
 /// Gives the unmounted copy of a file system an identity of its own, where the kernel needs one.
 ///
 /// btrfs finds the devices of a file system by UUID and would mix up copy and original, so it gets

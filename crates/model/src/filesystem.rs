@@ -36,6 +36,11 @@ impl FsType {
         }
     }
 
+    /// Whether it can grow while it is not mounted (ext can; xfs and btrfs only while mounted).
+    pub fn grows_unmounted(self) -> bool {
+        matches!(self, FsType::Ext2 | FsType::Ext3 | FsType::Ext4)
+    }
+
     /// The smallest volume its mkfs accepts, in bytes (mkfs.xfs refuses less than 300 MiB,
     /// mkfs.btrfs less than about 109 MiB, ext needs room for a journal).
     pub fn smallest(self) -> crate::Bytes {

@@ -52,7 +52,7 @@ impl FromStr for PoolKind {
 }
 
 /// The medium under a pool, as the kernel's `queue/rotational` tells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Media {
     /// Not rotating.

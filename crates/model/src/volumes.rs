@@ -68,7 +68,7 @@ pub struct Capacity {
 }
 
 /// A pool as it is.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PoolStatus {
     /// Its name.

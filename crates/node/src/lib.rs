@@ -1,1 +1,43 @@
-//! node
+//! A volume's life on one node: making, growing, cutting, filling and removing it, and bringing it
+//! to its consumers. Stands on `pool` for the bytes and on `host` for mounts; answers the doors
+//! through the two traits of `model`.
+//!
+//! ```text
+//!   door ──▶ Volumes / Publish (Local) ──▶ ops (one operation per volume)
+//!                │                          journal (what was about to happen)
+//!                │                          index  (what is there; rebuilt from the pools)
+//!                ├─▶ create · fill · grow · snapshot · group · remove      ──▶ dyn Pool
+//!                └─▶ stage · target · simple · ephemeral · throttle · stats ──▶ host
+//!   start: recover (scan, journal, thaw, purge)     every few seconds: tend
+//! ```
+//!
+//! It must not know Kubernetes, CSI, HTTP or the command line.
+
+mod attachments;
+mod choose;
+mod create;
+mod ephemeral;
+mod fill;
+mod findings;
+mod group;
+mod grow;
+mod index;
+mod jobs;
+mod journal;
+mod local;
+mod ops;
+mod pools;
+mod recover;
+mod remove;
+mod simple;
+mod snapshot;
+mod stage;
+mod stats;
+mod target;
+mod tend;
+mod throttle;
+
+pub use jobs::Job;
+pub use local::{Local, Options};
+pub use pools::{PoolConfig, Wipe};
+pub use simple::MountRequest;

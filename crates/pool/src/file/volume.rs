@@ -14,6 +14,10 @@ use stowage_model::{Bytes, Error, Record, Result};
 use super::Shared;
 use crate::{Attach, Device, Leftover, Removed};
 
+/// Logical block size of every device. Left to itself the kernel takes 512 for a plain file and
+/// 4096 for one that shares blocks, and an xfs made on the one does not mount on the other.
+const SECTOR: u32 = 4096;
+
 /// Tells apart trash entries of one id made by one process.
 static TRASHED: AtomicU64 = AtomicU64::new(0);
 
@@ -252,7 +256,7 @@ impl Shared {
         let options = loopdev::Options {
             read_only: false,
             autoclear: how == Attach::UntilUnused,
-            block_size: None,
+            block_size: Some(SECTOR),
         };
         let attached = loopdev::attach(&data, options).or_internal(failed)?;
         failpoint::hit("file.attach.attached");

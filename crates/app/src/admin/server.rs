@@ -1,0 +1,303 @@
+//! Answering people's requests with the node's own traits.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+use stowage_model::id::Role;
+use stowage_model::params::{ClassParams, Map, Origin};
+use stowage_model::request::{SizeRange, SnapshotGrowth, Source, Usage};
+use stowage_model::{
+    Bytes, Error, FsType, Id, LimitsChange, Name, PoolName, Result, SnapshotRequest, VolumeRequest,
+    Volumes,
+};
+use stowage_node::{Local, MountRequest};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use super::protocol::{Answer, MAX_REQUEST, Request, SnapshotView, VolumeCreate, VolumeView};
+
+/// How often progress is told.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Serve until told to stop.
+pub(crate) async fn serve(listener: UnixListener, local: Local, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let local = local.clone();
+                tokio::spawn(async move {
+                    if let Err(e) = answer(stream, local).await {
+                        tracing::debug!(error = format!("{e:#}"), "admin connection ended");
+                    }
+                });
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "admin connection not accepted");
+                tokio::time::sleep(TICK).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, local: Local) -> anyhow::Result<()> {
+    let root = stream
+        .peer_cred()
+        .context("failed to ask who connects")?
+        .uid()
+        == 0;
+    let (read, mut write) = stream.into_split();
+    let mut line = Vec::new();
+    let limit = u64::try_from(MAX_REQUEST)?;
+    BufReader::new(read.take(limit))
+        .read_until(b'\n', &mut line)
+        .await?;
+    let outcome = if !root {
+        Err(Error::denied(
+            "only root may give orders to the daemon; use sudo",
+        ))
+    } else {
+        match serde_json::from_slice::<Request>(&line) {
+            Ok(request) => {
+                let local = Arc::new(local);
+                let mut work = Box::pin(carry_out(&local, request));
+                loop {
+                    tokio::select! {
+                        outcome = &mut work => break outcome,
+                        () = tokio::time::sleep(TICK) => {
+                            send(&mut write, &Answer::Progress(local.jobs())).await?;
+                        }
+                    }
+                }
+            }
+            Err(e) => Err(Error::invalid(
+                "the request is malformed; client and daemon may differ \
+                in version",
+            )
+            .caused_by(e)),
+        }
+    };
+    let last = match outcome {
+        Ok(value) => Answer::Done(value),
+        Err(e) => Answer::Failed {
+            kind: e.kind().as_str().to_owned(),
+            message: e.chain(),
+        },
+    };
+    send(&mut write, &last).await
+}
+
+async fn send(write: &mut tokio::net::unix::OwnedWriteHalf, answer: &Answer) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec(answer)?;
+    text.push(b'\n');
+    write.write_all(&text).await?;
+    Ok(())
+}
+
+fn value(of: impl Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(of).map_err(|e| Error::internal("failed to write the answer").caused_by(e))
+}
+
+async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value> {
+    match request {
+        Request::PoolList => value(local.pools().await?),
+        Request::PoolCreate { pool, disks, force } => {
+            value(local.create_pool(pool, &disks, force).await?)
+        }
+        Request::PoolExtend { name, disks, force } => value(
+            local
+                .extend_pool(&PoolName::new(name)?, &disks, force)
+                .await?,
+        ),
+        Request::VolumeCreate(want) => {
+            let request = volume_request(local, want).await?;
+            value(VolumeView::from(&local.create(request).await?))
+        }
+        Request::VolumeList => value(
+            local
+                .volumes()
+                .await?
+                .iter()
+                .map(VolumeView::from)
+                .collect::<Vec<_>>(),
+        ),
+        Request::VolumeShow { name } => value(show(local, &volume_id(&name)?).await?),
+        Request::VolumeGrow { name, size } => {
+            let id = volume_id(&name)?;
+            local.grow(&id, SizeRange::new(size, None)?).await?;
+            local.expand_if_mounted(&id).await?;
+            value(show(local, &id).await?)
+        }
+        Request::VolumeLimit { name, limits } => {
+            let change = LimitsChange::from_map(&limits.into_iter().collect())?;
+            value(VolumeView::from(
+                &local.modify(&volume_id(&name)?, change).await?,
+            ))
+        }
+        Request::VolumeMount {
+            name,
+            target,
+            options,
+            read_only,
+            cgroup,
+        } => {
+            let id = volume_id(&name)?;
+            let target = absolute(&target)?;
+            let want = MountRequest {
+                id: id.clone(),
+                target,
+                flags: options,
+                read_only,
+                cgroup,
+            };
+            local.mount(want).await?;
+            value(show(local, &id).await?)
+        }
+        Request::VolumeUnmount { name, target } => {
+            let target = absolute(&target)?;
+            let id = match name {
+                Some(name) => volume_id(&name)?,
+                None => local.volume_at(&target).ok_or_else(|| {
+                    Error::not_found(format!("no volume is mounted at {}", target.display()))
+                })?,
+            };
+            local.unmount(&id, &target).await?;
+            value(show(local, &id).await?)
+        }
+        Request::VolumeDelete { name } => {
+            let id = volume_id(&name)?;
+            local.volume(&id).await?;
+            local.delete(&id).await.and_then(value)
+        }
+        Request::SnapshotCreate {
+            volume,
+            name,
+            read_only,
+        } => {
+            let want = SnapshotRequest {
+                name: Name::new(name)?,
+                source: volume_id(&volume)?,
+                read_only,
+                growth: SnapshotGrowth::default(),
+            };
+            value(SnapshotView::from(&local.snapshot(want).await?))
+        }
+        Request::SnapshotList => value(
+            local
+                .snapshots()
+                .await?
+                .iter()
+                .map(SnapshotView::from)
+                .collect::<Vec<_>>(),
+        ),
+        Request::SnapshotDelete { name } => {
+            let id = id_of(Role::Snapshot, &name)?;
+            if !local.snapshots().await?.iter().any(|s| s.record.id == id) {
+                return Err(Error::not_found(format!("there is no snapshot {name:?}")));
+            }
+            local.delete_snapshot(&id).await.and_then(value)
+        }
+        Request::Jobs => value(local.jobs()),
+        Request::Doctor => value(local.findings().await?),
+    }
+}
+
+async fn show(local: &Local, id: &Id) -> Result<VolumeView> {
+    Ok(VolumeView::from(&local.volume(id).await?))
+}
+
+/// People give names; ids work too, so that what a listing shows can be pasted back.
+fn id_of(role: Role, name: &str) -> Result<Id> {
+    match name.parse::<Id>() {
+        Ok(id) if id.role() == role => Ok(id),
+        _ => Ok(Id::derive(role, &Name::new(name)?)),
+    }
+}
+
+fn volume_id(name: &str) -> Result<Id> {
+    id_of(Role::Volume, name)
+}
+
+fn absolute(path: &Path) -> Result<std::path::PathBuf> {
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    Err(Error::invalid(format!(
+        "{} is not an absolute path",
+        path.display()
+    )))
+}
+
+async fn volume_request(local: &Local, want: VolumeCreate) -> Result<VolumeRequest> {
+    let parameters: Map = want.parameters.into_iter().collect();
+    let class = ClassParams::parse(&parameters, &Map::new(), Origin::Class)?;
+    let source = match (&want.from_snapshot, &want.from_volume) {
+        (Some(name), None) => Some(Source::Snapshot(id_of(Role::Snapshot, name)?)),
+        (None, Some(name)) => Some(Source::Volume(volume_id(name)?)),
+        (None, None) => None,
+        _ => {
+            return Err(Error::invalid(
+                "name a snapshot or a volume as the source, not both",
+            ));
+        }
+    };
+    let usage = match &source {
+        // A copy is used as its source was.
+        Some(source) => source_usage(local, source).await?,
+        None if want.block => Usage {
+            mount: None,
+            block: true,
+        },
+        None => Usage {
+            mount: Some(class.fs.unwrap_or(FsType::Ext4)),
+            block: false,
+        },
+    };
+    let mkfs = usage
+        .mount
+        .map(|fs| class.mkfs(fs))
+        .transpose()?
+        .unwrap_or_default();
+    let size = match want.size {
+        Some(size) => SizeRange::new(size, None)?,
+        None if source.is_some() => SizeRange {
+            required: Bytes(0),
+            limit: None,
+        },
+        None => return Err(Error::invalid("give the volume a size, like 10Gi")),
+    };
+    Ok(VolumeRequest {
+        name: Name::new(want.name)?,
+        size,
+        usage,
+        placement: class.placement,
+        layout: class.layout,
+        provisioning: class.provisioning,
+        mkfs,
+        limits: class.limits,
+        source,
+        read_only: want.read_only,
+    })
+}
+
+async fn source_usage(local: &Local, source: &Source) -> Result<Usage> {
+    let missing = || Error::not_found(format!("the source {} does not exist", source.id()));
+    match source {
+        Source::Volume(id) => Ok(local.volume(id).await?.record.usage),
+        Source::Snapshot(id) => {
+            let all = local.snapshots().await?;
+            let found = all
+                .into_iter()
+                .find(|s| s.record.id == *id)
+                .ok_or_else(missing)?;
+            Ok(found.record.usage)
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! `stowage serve`: the daemon.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use stowage_node::{Local, Options};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::admin;
+use crate::config::Config;
+
+/// How long operations under way may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(20);
+
+pub(crate) fn run(config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let config = Config::load(config)?;
+    if !rustix::process::geteuid().is_root() {
+        anyhow::bail!("the daemon attaches devices and mounts, so it must run as root; use sudo");
+    }
+    let filter = EnvFilter::try_from_env("STOWAGE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    // Few threads: the work is done by the kernel and by commands, and every thread's stack and
+    // arena counts against a daemon that runs on each node.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    let served = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let metrics = config.metrics_address()?;
+    let csi = stowage_csi::Config {
+        driver_name: config.driver_name.clone(),
+        vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
+        node_id: config.node_name(),
+        topology_key: config.topology_key.clone(),
+        topology_value: config.node_name(),
+        max_volumes: config.max_volumes,
+    };
+    csi.check()?;
+    let options = Options {
+        state_dir: config.state_dir.clone(),
+        program: std::env::current_exe().context("failed to find this program's own file")?,
+    };
+    let local = Local::start(options, config.pool.clone()).await?;
+    let stop = stop_on_signal()?;
+    let csi_socket = bind(&config.csi_socket)?;
+    let admin_socket = bind(&config.admin_socket)?;
+    let http = match metrics {
+        None => None,
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("failed to listen on {address} for metrics"))?,
+        ),
+    };
+    tracing::info!(node = %config.node_name(), csi = %config.csi_socket.display(),
+        admin = %config.admin_socket.display(), pools = config.pool.len(), "serving");
+    let admin = tokio::spawn(admin::server::serve(
+        admin_socket,
+        local.clone(),
+        stop.clone(),
+    ));
+    let web = http.map(|l| tokio::spawn(crate::http::serve(l, local.clone(), stop.clone())));
+    let ready = {
+        let local = local.clone();
+        Arc::new(move || local.ready())
+    };
+    let shared = Arc::new(local.clone());
+    stowage_csi::serve(
+        csi_socket,
+        csi,
+        shared.clone(),
+        shared,
+        ready,
+        stop.clone().cancelled_owned(),
+    )
+    .await?;
+    stop.cancel();
+    local.stop(GRACE).await;
+    let _ = admin.await;
+    if let Some(web) = web {
+        web.await.context("the metrics server died")??;
+    }
+    for socket in [&config.csi_socket, &config.admin_socket] {
+        // Gone already is fine; the next start replaces a dead socket anyway.
+        let _ = std::fs::remove_file(socket);
+    }
+    tracing::info!("stopped; mounted volumes stay mounted");
+    Ok(())
+}
+
+fn bind(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("failed to make {}", parent.display()))?;
+    }
+    stowage_csi::bind(path).with_context(|| format!("failed to listen at {}", path.display()))
+}
+
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signal = signal(kind).context("failed to listen for signals")?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signal.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(stop)
+}

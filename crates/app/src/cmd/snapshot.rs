@@ -1,0 +1,59 @@
+//! `stowage snapshot …`
+
+use std::process::ExitCode;
+
+use super::{Caller, volume};
+use crate::admin::protocol::{Request, SnapshotView};
+use crate::cli::{Output, Snapshot};
+use crate::print::{self, Table};
+
+pub(crate) fn run(caller: &Caller, command: Snapshot) -> anyhow::Result<ExitCode> {
+    match command {
+        Snapshot::Create {
+            volume,
+            name,
+            read_only,
+        } => {
+            let made: SnapshotView = caller.ask(&Request::SnapshotCreate {
+                volume,
+                name,
+                read_only,
+            })?;
+            match caller.output {
+                Output::Json => print::json(&made),
+                Output::Table => show(caller, std::slice::from_ref(&made)),
+            }
+        }
+        Snapshot::List => {
+            let all: Vec<SnapshotView> = caller.ask(&Request::SnapshotList)?;
+            show(caller, &all)
+        }
+        Snapshot::Restore {
+            snapshot,
+            name,
+            size,
+            pool,
+        } => volume::copy(caller, name, size, pool, Some(snapshot), None),
+        Snapshot::Delete { name } => {
+            let () = caller.ask(&Request::SnapshotDelete { name: name.clone() })?;
+            print::done(caller.output, &format!("snapshot {name} deleted"))
+        }
+    }
+}
+
+fn show(caller: &Caller, snapshots: &[SnapshotView]) -> anyhow::Result<ExitCode> {
+    print::list(caller.output, snapshots, || {
+        let mut table = Table::new(["NAME", "SIZE", "POOL", "SOURCE", "AGE", "ID"]);
+        for snapshot in snapshots {
+            table.row([
+                snapshot.name.clone(),
+                snapshot.size.to_string(),
+                snapshot.pool.clone(),
+                snapshot.source.clone().unwrap_or_default(),
+                print::age(&snapshot.created),
+                snapshot.id.clone(),
+            ]);
+        }
+        table
+    })
+}

@@ -1,0 +1,145 @@
+//! `stowage volume …`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use stowage_model::Limits;
+
+use super::Caller;
+use crate::admin::protocol::{Request, VolumeCreate, VolumeView};
+use crate::cli::{self, Output, Volume};
+use crate::print::{self, Table};
+
+pub(crate) fn run(caller: &Caller, command: Volume) -> anyhow::Result<ExitCode> {
+    let request = match command {
+        Volume::List => {
+            let volumes: Vec<VolumeView> = caller.ask(&Request::VolumeList)?;
+            return show(caller, &volumes);
+        }
+        Volume::Delete { name } => {
+            let () = caller.ask(&Request::VolumeDelete { name: name.clone() })?;
+            return print::done(caller.output, &format!("volume {name} deleted"));
+        }
+        Volume::Create(want) => Request::VolumeCreate(create(want)),
+        Volume::Show { name } => Request::VolumeShow { name },
+        Volume::Grow { name, size } => Request::VolumeGrow { name, size },
+        Volume::Limit { name, limits } => Request::VolumeLimit { name, limits },
+        Volume::Mount {
+            name,
+            target,
+            options,
+            read_only,
+            cgroup,
+        } => {
+            let target = absolute(&target)?;
+            Request::VolumeMount {
+                name,
+                target,
+                options,
+                read_only,
+                cgroup,
+            }
+        }
+        Volume::Unmount { target } => Request::VolumeUnmount {
+            name: None,
+            target: absolute(&target)?,
+        },
+        Volume::Clone {
+            source,
+            name,
+            size,
+            pool,
+        } => {
+            return copy(caller, name, size, pool, None, Some(source));
+        }
+    };
+    one(caller, &request)
+}
+
+/// Make a volume from a snapshot or volume.
+pub(crate) fn copy(
+    caller: &Caller,
+    name: String,
+    size: Option<stowage_model::Bytes>,
+    pool: Option<String>,
+    from_snapshot: Option<String>,
+    from_volume: Option<String>,
+) -> anyhow::Result<ExitCode> {
+    let parameters = pool
+        .map(|pool| ("pool".to_owned(), pool))
+        .into_iter()
+        .collect();
+    let want = VolumeCreate {
+        name,
+        size,
+        parameters,
+        from_snapshot,
+        from_volume,
+        ..Default::default()
+    };
+    one(caller, &Request::VolumeCreate(want))
+}
+
+fn one(caller: &Caller, request: &Request) -> anyhow::Result<ExitCode> {
+    let volume: VolumeView = caller.ask(request)?;
+    match caller.output {
+        Output::Json => print::json(&volume),
+        Output::Table => show(caller, std::slice::from_ref(&volume)),
+    }
+}
+
+fn create(want: cli::VolumeCreate) -> VolumeCreate {
+    let mut parameters = want.limits;
+    let mut add = |key: &str, value: Option<String>| {
+        parameters.extend(value.map(|value| (key.to_owned(), value)));
+    };
+    add("pool", want.pool);
+    add("lvmType", want.layout);
+    add("mkfsOptions", want.mkfs_options);
+    add("fsType", (!want.block).then_some(want.fs));
+    add("provisioning", want.thin.then(|| "thin".to_owned()));
+    VolumeCreate {
+        name: want.name,
+        size: Some(want.size),
+        parameters,
+        block: want.block,
+        ..Default::default()
+    }
+}
+
+/// A shell's relative path means something here, not in the daemon.
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("failed to make sense of {}", path.display()))
+}
+
+fn show(caller: &Caller, volumes: &[VolumeView]) -> anyhow::Result<ExitCode> {
+    print::list(caller.output, volumes, || {
+        let mut table = Table::new([
+            "NAME", "SIZE", "KIND", "POOL", "STATE", "LIMITS", "AGE", "USED AT", "ID",
+        ]);
+        for volume in volumes {
+            let used: Vec<String> = volume
+                .used_at
+                .iter()
+                .map(|p| p.display().to_string())
+                .collect();
+            table.row([
+                volume.name.clone(),
+                volume.size.to_string(),
+                volume.kind.clone(),
+                volume.pool.clone(),
+                volume.state.clone(),
+                Limits::to_string(&volume.limits),
+                print::age(&volume.created),
+                if used.is_empty() {
+                    "-".to_owned()
+                } else {
+                    used.join(" ")
+                },
+                volume.id.clone(),
+            ]);
+        }
+        table
+    })
+}

@@ -1,0 +1,190 @@
+//! The daemon's configuration: a TOML file, or none at all.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use stowage_model::{PoolKind, PoolName};
+use stowage_node::PoolConfig;
+
+/// Read when `--config` is not given, if it exists.
+pub(crate) const DEFAULT_PATH: &str = "/etc/stowage/config.toml";
+
+/// Where the daemon listens for people, unless told otherwise.
+pub(crate) const DEFAULT_ADMIN_SOCKET: &str = "/run/stowage/admin.sock";
+
+/// The configuration, as typed. Every key may be left out.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Config {
+    /// Name of this node: CSI node id and topology value. The host name when left out; in
+    /// Kubernetes it must be the node's name.
+    pub(crate) node_name: Option<String>,
+    /// CSI driver name.
+    pub(crate) driver_name: String,
+    /// CSI topology key.
+    pub(crate) topology_key: String,
+    /// How many volumes the node takes; 0 lets the orchestrator decide.
+    pub(crate) max_volumes: i64,
+    /// Directory for what must survive a restart.
+    pub(crate) state_dir: PathBuf,
+    /// Where CSI is served.
+    pub(crate) csi_socket: PathBuf,
+    /// Where people's commands are served; root only.
+    pub(crate) admin_socket: PathBuf,
+    /// `ADDRESS:PORT` for /metrics and /healthz, on loopback; `off` serves neither.
+    pub(crate) metrics: String,
+    /// The pools.
+    pub(crate) pool: Vec<PoolConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node_name: None,
+            driver_name: "local.csi.aliyun.com".to_owned(),
+            topology_key: stowage_csi::DEFAULT_TOPOLOGY_KEY.to_owned(),
+            max_volumes: 0,
+            state_dir: "/var/lib/stowage".into(),
+            csi_socket: "/run/stowage/csi.sock".into(),
+            admin_socket: DEFAULT_ADMIN_SOCKET.into(),
+            metrics: "127.0.0.1:9808".to_owned(),
+            pool: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Read the file given, or the default one, or fall back to one file pool under the state
+    /// directory, so that a person can try the daemon with one command.
+    pub(crate) fn load(path: Option<&Path>) -> anyhow::Result<Self> {
+        let default = Path::new(DEFAULT_PATH);
+        let path = path.or_else(|| default.exists().then_some(default));
+        let mut config =
+            match path {
+                Some(path) => Self::parse(&std::fs::read_to_string(path).with_context(|| {
+                    format!("failed to read the configuration {}", path.display())
+                })?)
+                .with_context(|| format!("in {}", path.display()))?,
+                None => Self::default(),
+            };
+        if path.is_none() {
+            config.pool.push(PoolConfig {
+                name: PoolName::new("default")?,
+                kind: PoolKind::File,
+                path: Some(config.state_dir.join("pool")),
+                vg: None,
+                thin_pool: None,
+                overprovision: None,
+                wipe: None,
+            });
+        }
+        Ok(config)
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        for (key, path) in [
+            ("state-dir", &self.state_dir),
+            ("csi-socket", &self.csi_socket),
+            ("admin-socket", &self.admin_socket),
+        ] {
+            if !path.is_absolute() {
+                bail!(
+                    "{key}: {:?} is not an absolute path",
+                    path.display().to_string()
+                );
+            }
+        }
+        for pool in &self.pool {
+            pool.check()?;
+        }
+        self.metrics_address().map(drop)
+    }
+
+    /// Where to serve metrics, if anywhere.
+    pub(crate) fn metrics_address(&self) -> anyhow::Result<Option<SocketAddr>> {
+        if self.metrics == "off" {
+            return Ok(None);
+        }
+        let address: SocketAddr = self.metrics.parse().with_context(|| {
+            format!(
+                "metrics: {:?} is neither \"off\" nor an address like 127.0.0.1:9808",
+                self.metrics
+            )
+        })?;
+        if !address.ip().is_loopback() {
+            bail!(
+                "metrics: {address} is not on loopback; metrics carry volume names and are not \
+                   protected. Put a proxy in front of 127.0.0.1 to publish them"
+            );
+        }
+        Ok(Some(address))
+    }
+
+    /// The node's name.
+    pub(crate) fn node_name(&self) -> String {
+        self.node_name.clone().unwrap_or_else(|| {
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let e = format!(
+            "{:#}",
+            Config::parse("node-name = \"a\"\nmetrix = \"off\"\n").unwrap_err()
+        );
+        assert!(e.contains("line 2") && e.contains("metrix"), "{e}");
+        let text = "[[pool]]\nname = \"p\"\nkind = \"file\"\npath = \"/p\"\nsize = 3\n";
+        let e = format!("{:#}", Config::parse(text).unwrap_err());
+        assert!(e.contains("size"), "{e}");
+    }
+
+    #[test]
+    fn pools_are_checked_when_the_file_is_read() {
+        for (text, word) in [
+            ("[[pool]]\nname = \"p\"\nkind = \"lvm\"\n", "vg"),
+            ("[[pool]]\nname = \"p\"\nkind = \"file\"\n", "path"),
+            (
+                "[[pool]]\nname = \"p\"\nkind = \"thin\"\nvg = \"v\"\n",
+                "thin-pool",
+            ),
+            (
+                "[[pool]]\nname = \"-p\"\nkind = \"file\"\npath = \"/p\"\n",
+                "-p",
+            ),
+            ("[[pool]]\nname = \"p\"\nkind = \"zfs\"\n", "zfs"),
+            (
+                "[[pool]]\nname = \"p\"\nkind = \"file\"\npath = \"/p\"\noverprovision = 0\n",
+                "overprovision",
+            ),
+            ("metrics = \"0.0.0.0:9\"\n", "loopback"),
+            ("csi-socket = \"csi.sock\"\n", "csi-socket"),
+        ] {
+            let e = format!("{:#}", Config::parse(text).unwrap_err());
+            assert!(e.contains(word), "{text}: {e}");
+        }
+    }
+
+    #[test]
+    fn without_a_file_there_is_one_file_pool() {
+        let config = Config::default();
+        assert!(config.pool.is_empty());
+        assert_eq!(config.driver_name, "local.csi.aliyun.com");
+    }
+}

@@ -1,0 +1,233 @@
+//! Making volumes.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use stowage_host::failpoint;
+use stowage_model::record::Content;
+use stowage_model::request::Source;
+use stowage_model::volumes::Volume;
+use stowage_model::{Bytes, Error, Id, Record, Result, VolumeRequest};
+use stowage_pool::Pool;
+
+use crate::index::Entry;
+use crate::journal::Intent;
+use crate::local::Inner;
+
+/// The size of a volume whose caller named none.
+const DEFAULT_SIZE: Bytes = Bytes::gib(1);
+
+impl Inner {
+    /// Make the volume `id`, or find the one this same request made. The caller holds the volume.
+    pub(crate) async fn create_locked(
+        self: &Arc<Self>,
+        id: Id,
+        want: &VolumeRequest,
+        ephemeral: bool,
+    ) -> Result<Volume> {
+        if let Some(entry) = self.index.get(&id) {
+            same(&entry, want)?;
+            if entry.record.content == Content::Filling {
+                self.fill(&entry).await?;
+            }
+            return self.volume_of(&self.index.need(&id)?);
+        }
+        let source = want.source.as_ref().map(|s| self.source(s)).transpose()?;
+        let asked = asked_size(want, source.as_ref())?;
+        let pool = self.choose(want, asked, source.as_ref()).await?;
+        let size = pool.rounded(asked);
+        if want.size.limit.is_some_and(|limit| size > limit) {
+            return Err(Error::out_of_range(format!(
+                "pool {} gives sizes in steps: {asked} becomes {size}, above the limit asked; \
+                 raise the limit or ask for less",
+                pool.name()
+            )));
+        }
+        let mut record = Record::for_volume(id, want, Timestamp::now());
+        record.ephemeral = ephemeral;
+        match source {
+            None => self.make_blank(pool, record, size).await,
+            Some(source) => self.make_from(pool, record, size, &source).await,
+        }
+    }
+
+    async fn make_blank(
+        self: &Arc<Self>,
+        pool: Arc<dyn Pool>,
+        record: Record,
+        size: Bytes,
+    ) -> Result<Volume> {
+        self.make_in(&pool, &record, size).await?;
+        self.volume_of(&self.index.need(&record.id)?)
+    }
+
+    /// Make the volume in its pool and enter it into the index.
+    async fn make_in(
+        self: &Arc<Self>,
+        pool: &Arc<dyn Pool>,
+        record: &Record,
+        size: Bytes,
+    ) -> Result<()> {
+        let journaled = pool.creation_needs_journal();
+        if journaled {
+            self.journal.write(
+                &record.id,
+                &Intent::Create {
+                    pool: pool.name().clone(),
+                },
+            )?;
+            failpoint::hit("node.create.noted");
+        }
+        let made = pool.create(record, size).await;
+        failpoint::hit("node.create.made");
+        let size = match made {
+            Ok(size) => size,
+            Err(e) => {
+                self.undo_creation(pool, record).await;
+                return Err(e);
+            }
+        };
+        if journaled {
+            self.journal.clear(&record.id)?;
+        }
+        self.index
+            .put(Entry::new(record.clone(), size, Arc::clone(pool)));
+        Ok(())
+    }
+
+    /// Take away what a failed creation may have left, so that the error is the whole outcome.
+    async fn undo_creation(self: &Arc<Self>, pool: &Arc<dyn Pool>, record: &Record) {
+        match pool.remove(record).await {
+            Ok(removed) => {
+                self.purge_later(pool, removed);
+                if let Err(e) = self.journal.clear(&record.id) {
+                    tracing::warn!(volume.id = %record.id, error = %e.chain(), "journal not cleared");
+                }
+            }
+            // The journal entry stays, and the next start tries again.
+            Err(e) => {
+                tracing::warn!(volume.id = %record.id, error = %e.chain(), "failed creation not undone");
+            }
+        }
+    }
+
+    async fn make_from(
+        self: &Arc<Self>,
+        pool: Arc<dyn Pool>,
+        mut record: Record,
+        size: Bytes,
+        source: &Entry,
+    ) -> Result<Volume> {
+        if let (Some(asked), Some(held)) = (record.usage.mount, source.record.content.file_system())
+            && asked != held
+        {
+            return Err(Error::invalid(format!(
+                "{} holds {held}, so a volume made from it cannot be {asked}; ask for {held}",
+                source.title()
+            )));
+        }
+        record.read_only |= source.record.is_snapshot() && source.record.read_only;
+        let same_pool = pool.name() == source.pool.name();
+        if same_pool && pool.clones_instantly(&record) {
+            record.content = source.record.content.copied();
+            record.fs_bytes = source.record.fs_bytes;
+            let freeze = self.freeze_for_cut(std::slice::from_ref(source)).await?;
+            let made = pool.clone_volume(&source.record, &record, size).await;
+            self.thaw_after_cut(freeze).await?;
+            failpoint::hit("node.clone.made");
+            self.index.put(Entry::new(record.clone(), made?, pool));
+        } else {
+            record.content = Content::Filling;
+            self.make_in(&pool, &record, size).await?;
+            failpoint::hit("node.fill.made");
+            self.fill(&self.index.need(&record.id)?).await?;
+        }
+        self.volume_of(&self.index.need(&record.id)?)
+    }
+
+    fn source(&self, source: &Source) -> Result<Entry> {
+        let entry = self.index.get(source.id()).ok_or_else(|| match source {
+            Source::Snapshot(id) => {
+                Error::not_found(format!("there is no snapshot {id} to restore from"))
+            }
+            Source::Volume(id) => Error::not_found(format!("there is no volume {id} to clone")),
+        })?;
+        let (wants_snapshot, role) = match source {
+            Source::Snapshot(_) => (true, "a snapshot"),
+            Source::Volume(_) => (false, "a volume"),
+        };
+        if entry.record.is_snapshot() != wants_snapshot {
+            return Err(Error::invalid(format!("{} is not {role}", entry.title())));
+        }
+        if entry.record.content == Content::Filling {
+            return Err(Error::pending(format!(
+                "{} is still being filled itself",
+                entry.title()
+            )));
+        }
+        Ok(entry)
+    }
+}
+
+fn same(entry: &Entry, want: &VolumeRequest) -> Result<()> {
+    let record = &entry.record;
+    let what = if record.name != want.name {
+        "name"
+    } else if record.fingerprint != want.fingerprint() {
+        "parameters, capabilities or source"
+    } else if !want.size.contains(entry.size.max(record.asked)) && !want.size.contains(record.asked)
+    {
+        "size"
+    } else {
+        return Ok(());
+    };
+    Err(Error::exists(format!(
+        "{} exists with a different {what}; delete it first or choose another name",
+        entry.title()
+    )))
+}
+
+fn asked_size(want: &VolumeRequest, source: Option<&Entry>) -> Result<Bytes> {
+    let least = want.usage.mount.map_or(Bytes::mib(1), |fs| fs.smallest());
+    let wanted = match (want.size.required, source) {
+        (Bytes(0), Some(source)) => source.size,
+        (Bytes(0), None) => want
+            .size
+            .limit
+            .map_or(DEFAULT_SIZE, |l| l.min(DEFAULT_SIZE)),
+        (asked, Some(source)) => {
+            let needed = restore_size(source);
+            if asked < needed {
+                return Err(Error::out_of_range(format!(
+                    "{asked} is smaller than {}, which needs {needed}",
+                    source.title()
+                )));
+            }
+            // A volume that reads a snapshot in place is as large as the snapshot.
+            if source.record.read_only {
+                asked.max(source.size)
+            } else {
+                asked
+            }
+        }
+        (asked, None) => asked,
+    };
+    let size = wanted.max(least);
+    match want.size.limit {
+        Some(limit) if limit < size => Err(Error::out_of_range(format!(
+            "the limit {limit} is below {size}, the least this volume can be"
+        ))),
+        _ => Ok(size),
+    }
+}
+
+/// The size a volume restored from this needs at least. open-local reports the snapshot's own
+/// store for snapshots that are only read in place, and its examples claim just that much.
+pub(crate) fn restore_size(entry: &Entry) -> Bytes {
+    match entry.record.growth {
+        Some(growth) if entry.record.is_snapshot() && entry.record.read_only => {
+            growth.initial.min(entry.size)
+        }
+        _ => entry.size,
+    }
+}

@@ -1,0 +1,96 @@
+//! Volumes that live and die with one consumer. The target is noted before the volume is made, so
+//! that a kill at any point leaves either nothing or a volume that the unpublish call or the next
+//! start finds and removes.
+
+use std::sync::Arc;
+
+use stowage_host::failpoint;
+use stowage_model::request::{Access, AccessMode, EphemeralRequest, PublishRequest, StageRequest};
+use stowage_model::{Error, Id, Result};
+
+use crate::attachments::Publication;
+use crate::index::Entry;
+use crate::local::Inner;
+
+impl Inner {
+    pub(crate) async fn publish_ephemeral(self: &Arc<Self>, want: EphemeralRequest) -> Result<()> {
+        let id = Id::ephemeral(&want.volume.name);
+        let mode = AccessMode::SingleNodeWriter;
+        {
+            let _held = self.ops.begin(&id, "creation").await?;
+            let other = self
+                .attachments
+                .get(&id)
+                .targets
+                .into_keys()
+                .find(|t| *t != want.target);
+            if let Some(other) = other {
+                return Err(Error::exists(format!(
+                    "the ephemeral volume {:?} is published at {} already",
+                    want.volume.name.as_str(),
+                    other.display()
+                )));
+            }
+            let publication = Publication {
+                block: false,
+                read_only: want.read_only,
+                mode,
+                cgroup: None,
+            };
+            self.attachments.update(&id, |a| {
+                a.targets.entry(want.target.clone()).or_insert(publication);
+            })?;
+            failpoint::hit("node.ephemeral.noted");
+            if let Err(e) = self.create_locked(id.clone(), &want.volume, true).await {
+                if self.index.get(&id).is_none() {
+                    self.attachments.update(&id, |a| a.targets.clear())?;
+                }
+                return Err(e);
+            }
+            failpoint::hit("node.ephemeral.made");
+        }
+        let staging = self.own_staging(&id)?;
+        let fs = want.volume.usage.mount;
+        let access = Access::Mount {
+            fs,
+            flags: want.flags.clone(),
+        };
+        self.stage(StageRequest {
+            id: id.clone(),
+            staging: staging.clone(),
+            access: access.clone(),
+            mode,
+        })
+        .await?;
+        self.publish(PublishRequest {
+            id,
+            staging,
+            target: want.target,
+            access,
+            mode,
+            read_only: want.read_only,
+            cgroup: None,
+        })
+        .await
+    }
+
+    /// Remove an ephemeral volume whose consumer is gone.
+    pub(crate) async fn end_ephemeral(self: &Arc<Self>, id: &Id) -> Result<()> {
+        let _held = self.ops.begin(id, "deletion").await?;
+        let Some(entry) = self.index.get(id) else {
+            return Ok(());
+        };
+        self.attachments.update(id, |a| a.targets.clear())?;
+        self.end_ephemeral_locked(&entry).await
+    }
+
+    /// As [`Inner::end_ephemeral`], for a caller that holds the volume and has unpublished it.
+    pub(crate) async fn end_ephemeral_locked(self: &Arc<Self>, entry: &Entry) -> Result<()> {
+        let id = &entry.record.id;
+        let staging = self.own_staging_path(id);
+        self.unstage_locked(id, &staging).await?;
+        failpoint::hit("node.ephemeral.unstaged");
+        self.remove_locked(id).await?;
+        self.remove_own_staging(&staging)
+    }
+}

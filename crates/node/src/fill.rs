@@ -1,0 +1,139 @@
+//! Filling a new volume by copying its source's bytes, where the pool has no instant copy: thick
+//! logical volumes, and sources in another pool. A volume being filled is marked so on the disk;
+//! when the copy was cut off, the next create of that name starts it over.
+
+use std::sync::Arc;
+
+use stowage_host::{Progress, blocking, failpoint, reflink};
+use stowage_model::error::Context;
+use stowage_model::record::Content;
+use stowage_model::request::SnapshotGrowth;
+use stowage_model::{Bytes, Error, Id, PoolKind, Record, Result};
+use stowage_pool::{Attach, Device};
+
+use crate::index::Entry;
+use crate::local::Inner;
+
+impl Inner {
+    /// Copy the source of a volume in state [`Content::Filling`] into it. The caller holds the
+    /// volume.
+    pub(crate) async fn fill(self: &Arc<Self>, new: &Entry) -> Result<()> {
+        let source_id = new.record.source.as_ref().ok_or_else(|| {
+            Error::internal(format!("{} has no source to be filled from", new.title()))
+        })?;
+        let source = self.index.get(source_id).ok_or_else(|| {
+            Error::not_found(format!("the source of {} is gone; delete it", new.title()))
+        })?;
+        let job = self.jobs.begin(
+            "copy",
+            new.record.id.to_string(),
+            Some(source.record.id.clone()),
+        );
+        let (content, fs_bytes) = if source.record.is_snapshot() {
+            self.copy(&source, new, &job.progress).await?;
+            (source.record.content, source.record.fs_bytes)
+        } else {
+            self.copy_live(&source, new, &job.progress).await?
+        };
+        failpoint::hit("node.fill.copied");
+        let mut filled = new.clone();
+        filled.record.content = content.copied();
+        filled.record.fs_bytes = fs_bytes;
+        self.save(&filled).await
+    }
+
+    /// Copy a volume that may be in use: through a passing snapshot, or, where its pool cannot
+    /// cut one, while it is held and unused.
+    async fn copy_live(
+        self: &Arc<Self>,
+        source: &Entry,
+        new: &Entry,
+        progress: &Arc<Progress>,
+    ) -> Result<(Content, Bytes)> {
+        let held = self.ops.begin(&source.record.id, "cloning").await?;
+        let source = self.index.need(&source.record.id)?;
+        let facts = (source.record.content, source.record.fs_bytes);
+        if let Err(no_snapshots) = source.pool.can_snapshot() {
+            if self.attachments.get(&source.record.id).is_empty() {
+                self.copy(&source, new, progress).await?;
+                return Ok(facts);
+            }
+            return Err(no_snapshots);
+        }
+        let passing = self.passing_snapshot(&source, &new.record.id);
+        self.drop_snapshot(&passing).await?;
+        self.cut(&source, &passing.record).await?;
+        drop(held);
+        failpoint::hit("node.fill.cut");
+        let copied = self.copy(&passing, new, progress).await;
+        let dropped = self.drop_snapshot(&passing).await;
+        copied.and(dropped).map(|()| facts)
+    }
+
+    fn passing_snapshot(&self, source: &Entry, new: &Id) -> Entry {
+        let id = Id::filling_snapshot(new);
+        let mut record = source.record.snapshot(
+            id,
+            source.record.name.clone(),
+            source.size,
+            jiff::Timestamp::now(),
+        );
+        // Room for a fifth of the source to change while it is being copied, and it still grows.
+        let part = Bytes(source.size.0 / 5) + Bytes::mib(64);
+        record.growth = Some(SnapshotGrowth {
+            initial: part,
+            threshold: 50,
+            step: part,
+        });
+        record.ephemeral = true;
+        Entry::new(record, source.size, Arc::clone(&source.pool))
+    }
+
+    /// Remove a passing snapshot, if it is there.
+    pub(crate) async fn drop_snapshot(self: &Arc<Self>, passing: &Entry) -> Result<()> {
+        passing.pool.detach(&passing.record).await?;
+        let removed = passing.pool.remove(&passing.record).await?;
+        self.purge_later(&passing.pool, removed);
+        self.index.remove(&passing.record.id);
+        Ok(())
+    }
+
+    async fn copy(&self, from: &Entry, to: &Entry, progress: &Arc<Progress>) -> Result<()> {
+        let was_attached = from.pool.attached(&from.record).await?.is_some();
+        let source = from.pool.attach(&from.record, Attach::Held).await?;
+        let target = to.pool.attach(&to.record, Attach::Held).await?;
+        let copied = copy_bytes(
+            &source,
+            &target,
+            from.size,
+            &to.record,
+            to.pool.kind(),
+            progress,
+        );
+        let copied = copied.await;
+        drop((source, target));
+        let detached = to.pool.detach(&to.record).await;
+        if !was_attached {
+            from.pool.detach(&from.record).await?;
+        }
+        copied.and(detached)
+    }
+}
+
+async fn copy_bytes(
+    source: &Device,
+    target: &Device,
+    length: Bytes,
+    record: &Record,
+    kind: PoolKind,
+    progress: &Arc<Progress>,
+) -> Result<()> {
+    // A new file or thin volume reads as zeros, so zeros need not be written; a thick logical
+    // volume holds whatever its extents held before, and a restarted fill may find old bytes.
+    let reads_zero = kind == PoolKind::Thin || kind == PoolKind::File;
+    let (from, to) = (source.path.clone(), target.path.clone());
+    let (id, progress) = (record.id.clone(), Arc::clone(progress));
+    blocking(move || reflink::copy_device(&from, &to, length.0, reads_zero, &progress))
+        .await
+        .or_internal(|| format!("failed to copy into {id}"))
+}

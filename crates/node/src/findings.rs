@@ -1,0 +1,116 @@
+//! What is wrong, and how to mend it: for health calls and for `doctor`.
+
+use std::sync::PoisonError;
+
+use stowage_host::{blocking, mount};
+use stowage_model::Result;
+use stowage_model::record::Content;
+use stowage_model::volumes::{Finding, Severity, Trouble};
+
+use crate::index::Entry;
+use crate::local::Inner;
+
+impl Inner {
+    pub(crate) async fn all_findings(&self) -> Result<Vec<Finding>> {
+        let mut all = Vec::new();
+        for pool in self.pools() {
+            if let Some(problem) = pool.status().await?.problem {
+                all.push(pool_missing(pool.name().as_str(), &problem));
+            }
+        }
+        for kept in [&self.found, &self.upkeep] {
+            let kept = kept.read().unwrap_or_else(PoisonError::into_inner);
+            all.extend(kept.values().flatten().cloned());
+        }
+        for entry in self.index.list(|e| !e.record.is_snapshot()) {
+            all.extend(self.own_findings(&entry).await?);
+        }
+        all.sort_by(|a, b| {
+            b.severity
+                .cmp(&a.severity)
+                .then_with(|| a.subject.cmp(&b.subject))
+        });
+        all.dedup();
+        Ok(all)
+    }
+
+    /// What is wrong with one volume, its pool included.
+    pub(crate) async fn volume_findings(&self, entry: &Entry) -> Result<Vec<Finding>> {
+        let mut findings = self.own_findings(entry).await?;
+        if let Some(problem) = entry.pool.status().await?.problem {
+            findings.push(pool_missing(entry.pool.name().as_str(), &problem));
+        }
+        let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
+        findings.extend(upkeep.get(entry.pool.name()).into_iter().flatten().cloned());
+        Ok(findings)
+    }
+
+    async fn own_findings(&self, entry: &Entry) -> Result<Vec<Finding>> {
+        let id = &entry.record.id;
+        let mut findings = Vec::new();
+        if entry.record.content == Content::Filling && !self.filling(entry) {
+            findings.push(Finding {
+                severity: Severity::Warning,
+                trouble: Trouble::Leftover,
+                subject: id.to_string(),
+                what: format!(
+                    "{} was being filled when the copy was cut off",
+                    entry.title()
+                ),
+                mend: "create it again with the same request to start over, or delete it".into(),
+            });
+        }
+        let attachment = self.attachments.get(id);
+        let Some(staging) = attachment.staging.filter(|s| !s.block) else {
+            return Ok(findings);
+        };
+        let path = staging.path.clone();
+        let found = blocking(move || mount::at(&path)).await.ok().flatten();
+        match found {
+            None => findings.push(Finding {
+                severity: Severity::Warning,
+                trouble: Trouble::Leftover,
+                subject: id.to_string(),
+                what: format!(
+                    "{} should be mounted at {} and is not",
+                    entry.title(),
+                    staging.path.display()
+                ),
+                mend: "unmount it with this tool, then mount it again".into(),
+            }),
+            // The kernel turns a file system read-only by itself after errors (ext4:
+            // errors=remount-ro); the mount's own flags then stay as they were.
+            Some(m)
+                if m.super_options.iter().any(|o| o == "ro")
+                    && !staging.options.iter().any(|o| o == "ro") =>
+            {
+                findings.push(Finding {
+                    severity: Severity::Error,
+                    trouble: Trouble::ReadOnly,
+                    subject: id.to_string(),
+                    what: format!("the file system of {} turned read-only", entry.title()),
+                    mend: "look for device errors in the kernel log, unmount, run fsck, mount \
+                           again"
+                        .into(),
+                });
+            }
+            Some(_) => {}
+        }
+        Ok(findings)
+    }
+
+    fn filling(&self, entry: &Entry) -> bool {
+        let id = entry.record.id.to_string();
+        self.jobs.list().iter().any(|job| job.subject == id)
+    }
+}
+
+fn pool_missing(name: &str, problem: &str) -> Finding {
+    Finding {
+        severity: Severity::Error,
+        trouble: Trouble::PoolMissing,
+        subject: name.to_owned(),
+        what: problem.to_owned(),
+        mend: "bring its disk or file system back, then restart the daemon".to_owned(),
+    }
+}

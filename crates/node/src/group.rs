@@ -1,0 +1,186 @@
+//! Snapshots of several volumes at one moment: all or none. Every writer is stopped (file systems
+//! frozen, device-mapper devices suspended) before the first cut and goes on after the last.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use stowage_host::failpoint;
+use stowage_model::id::Role;
+use stowage_model::record::Membership;
+use stowage_model::request::GroupRequest;
+use stowage_model::volumes::Group;
+use stowage_model::{Error, Id, PoolName, Record, Result};
+use stowage_pool::Pool;
+
+use crate::index::Entry;
+use crate::local::Inner;
+use crate::snapshot::snapshot_of;
+
+type ByPool = BTreeMap<PoolName, (Arc<dyn Pool>, Vec<Record>)>;
+
+impl Inner {
+    pub(crate) async fn cut_group(self: &Arc<Self>, want: GroupRequest) -> Result<Group> {
+        let id = Id::derive(Role::Group, &want.name);
+        let mut sources = want.sources.clone();
+        sources.sort();
+        sources.dedup();
+        if sources.is_empty() {
+            return Err(Error::invalid(
+                "the group names no volume; name at least one",
+            ));
+        }
+        let mut held = sources.clone();
+        held.push(id.clone());
+        let _held = self.ops.begin_all(&held, "group snapshot").await?;
+        let present = self.members(&id);
+        if !present.is_empty() {
+            let cut: Vec<&Id> = present
+                .iter()
+                .filter_map(|e| e.record.source.as_ref())
+                .collect();
+            if cut.len() == sources.len() && sources.iter().all(|s| cut.contains(&s)) {
+                return Ok(group_of(id, &present));
+            }
+            return Err(Error::exists(format!(
+                "the group {:?} exists with other members; choose another name",
+                want.name.as_str()
+            )));
+        }
+        let entries = sources
+            .iter()
+            .map(|s| self.cuttable(s))
+            .collect::<Result<Vec<Entry>>>()?;
+        let created = Timestamp::now();
+        let of = entries.len();
+        let cuts: Vec<(Entry, Record)> = entries
+            .into_iter()
+            .map(|source| {
+                let member = Id::group_member(&want.name, &source.record.id);
+                let mut record =
+                    source
+                        .record
+                        .snapshot(member, want.name.clone(), source.size, created);
+                record.read_only = want.read_only;
+                record.growth = Some(want.growth);
+                record.group = Some(Membership {
+                    group: id.clone(),
+                    of,
+                });
+                (source, record)
+            })
+            .collect();
+        self.cut_all(&cuts).await?;
+        Ok(group_of(id.clone(), &self.members(&id)))
+    }
+
+    async fn cut_all(self: &Arc<Self>, cuts: &[(Entry, Record)]) -> Result<()> {
+        let sources: Vec<Entry> = cuts.iter().map(|(source, _)| source.clone()).collect();
+        let mut self_freezing = ByPool::new();
+        for source in sources.iter().filter(|s| s.pool.freezes_itself()) {
+            let entry = self_freezing
+                .entry(source.pool.name().clone())
+                .or_insert_with(|| (Arc::clone(&source.pool), Vec::new()));
+            entry.1.push(source.record.clone());
+        }
+        let frozen = self.freeze_for_cut(&sources).await?;
+        let mut result = suspend_all(&self_freezing).await;
+        failpoint::hit("node.group.held");
+        let mut made: Vec<&Record> = Vec::new();
+        if result.is_ok() {
+            for (source, record) in cuts {
+                result = source.pool.snapshot(&source.record, record).await;
+                made.push(record);
+                if result.is_err() {
+                    break;
+                }
+                failpoint::hit("node.group.member-cut");
+            }
+        }
+        let resumed = resume_all(&self_freezing).await;
+        let thawed = self.thaw_after_cut(frozen).await;
+        let result = result.and(resumed).and(thawed);
+        for (source, record) in cuts.iter().filter(|(_, r)| made.contains(&r)) {
+            let entry = Entry::new(record.clone(), source.size, Arc::clone(&source.pool));
+            match &result {
+                Ok(()) => self.index.put(entry),
+                Err(_) => self.drop_snapshot(&entry).await?,
+            }
+        }
+        result
+    }
+
+    /// The members of a group, in the order of their sources.
+    pub(crate) fn members(&self, id: &Id) -> Vec<Entry> {
+        let mut members = self
+            .index
+            .list(|e| e.record.group.as_ref().is_some_and(|m| m.group == *id));
+        members.sort_by(|a, b| a.record.source.cmp(&b.record.source));
+        members
+    }
+
+    pub(crate) async fn remove_group(self: &Arc<Self>, id: &Id, named: &[Id]) -> Result<()> {
+        let members = self.members(id);
+        let mut ids: Vec<Id> = members.iter().map(|e| e.record.id.clone()).collect();
+        ids.push(id.clone());
+        let _held = self.ops.begin_all(&ids, "deletion").await?;
+        let members = self.members(id);
+        if members.is_empty() {
+            return Ok(());
+        }
+        let is_member = |id: &Id| members.iter().any(|e| e.record.id == *id);
+        if !named.is_empty() && (named.len() != members.len() || !named.iter().all(is_member)) {
+            let ids: Vec<String> = members.iter().map(|e| e.record.id.to_string()).collect();
+            return Err(Error::invalid(format!(
+                "the snapshots named are not those of the group {id}; its members are {}",
+                ids.join(", ")
+            )));
+        }
+        for member in &members {
+            self.remove_snapshot_locked(member).await?;
+            failpoint::hit("node.group.member-removed");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn need_group(&self, id: &Id) -> Result<Group> {
+        let members = self.members(id);
+        if members.is_empty() {
+            return Err(Error::not_found(format!(
+                "there is no group of snapshots {id}"
+            )));
+        }
+        Ok(group_of(id.clone(), &members))
+    }
+}
+
+async fn suspend_all(by_pool: &ByPool) -> Result<()> {
+    // One device needs no holding: its own cut is one moment.
+    if by_pool
+        .values()
+        .map(|(_, records)| records.len())
+        .sum::<usize>()
+        < 2
+    {
+        return Ok(());
+    }
+    for (pool, records) in by_pool.values() {
+        pool.suspend(records).await?;
+    }
+    Ok(())
+}
+
+async fn resume_all(by_pool: &ByPool) -> Result<()> {
+    let mut result = Ok(());
+    for (pool, records) in by_pool.values() {
+        result = result.and(pool.resume(records).await);
+    }
+    result
+}
+
+fn group_of(id: Id, members: &[Entry]) -> Group {
+    Group {
+        id,
+        members: members.iter().map(snapshot_of).collect(),
+    }
+}

@@ -1,0 +1,79 @@
+//! Growing volumes and changing their I/O limits.
+
+use std::sync::Arc;
+
+use stowage_host::failpoint;
+use stowage_model::record::Content;
+use stowage_model::request::SizeRange;
+use stowage_model::volumes::{Grown, Volume};
+use stowage_model::{Error, Id, LimitsChange, Result};
+
+use crate::local::Inner;
+
+impl Inner {
+    pub(crate) async fn grow_volume(self: &Arc<Self>, id: &Id, size: SizeRange) -> Result<Grown> {
+        let _held = self.ops.begin(id, "growth").await?;
+        let mut entry = self.need_volume(id)?;
+        let file_system_pending = entry.record.usage.mount.is_some();
+        if entry.size >= size.required {
+            return match size.limit {
+                Some(limit) if limit < entry.size => Err(Error::out_of_range(format!(
+                    "{} is {} already, above the limit {limit}; volumes cannot shrink",
+                    entry.title(),
+                    entry.size
+                ))),
+                _ => Ok(Grown {
+                    size: entry.size,
+                    file_system_pending,
+                }),
+            };
+        }
+        if entry.record.content == Content::Filling {
+            return Err(Error::pending(format!(
+                "{} is still being filled",
+                entry.title()
+            )));
+        }
+        if entry.record.read_only {
+            return Err(Error::precondition(format!(
+                "{} only reads a snapshot and cannot grow; restore the snapshot into a writable \
+                 volume instead",
+                entry.title()
+            )));
+        }
+        let target = entry.pool.rounded(size.required);
+        if size.limit.is_some_and(|limit| target > limit) {
+            return Err(Error::out_of_range(format!(
+                "pool {} gives sizes in steps: {} becomes {target}, above the limit asked",
+                entry.pool.name(),
+                size.required
+            )));
+        }
+        failpoint::hit("node.grow.begun");
+        entry.size = entry.pool.grow(&entry.record, target).await?;
+        failpoint::hit("node.grow.done");
+        self.index.put(entry.clone());
+        Ok(Grown {
+            size: entry.size,
+            file_system_pending,
+        })
+    }
+
+    pub(crate) async fn change_limits(
+        self: &Arc<Self>,
+        id: &Id,
+        change: LimitsChange,
+    ) -> Result<Volume> {
+        let _held = self.ops.begin(id, "change of limits").await?;
+        let mut entry = self.need_volume(id)?;
+        let limits = change.applied_to(entry.record.limits);
+        if limits != entry.record.limits {
+            entry.record.limits = limits;
+            failpoint::hit("node.limit.begun");
+            self.save(&entry).await?;
+            failpoint::hit("node.limit.saved");
+        }
+        self.throttle_all(&entry).await?;
+        self.volume_of(&entry)
+    }
+}

@@ -1,0 +1,140 @@
+//! Intentions written down before a step that a kill could leave half done, one small file per
+//! volume under `<state>/journal`. Where a pool's own record would cost a command (an LV tag), a
+//! changed record is written here first and carried into the pool in the background.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use stowage_host::{FsError, durable};
+use stowage_model::error::Context;
+use stowage_model::{Id, PoolName, Record, Result};
+
+/// What was about to happen, or has happened and is not yet in the pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Intent {
+    /// The volume is being made in this pool and may not be blank yet.
+    Create {
+        /// The pool.
+        pool: PoolName,
+    },
+    /// mkfs is running on a volume that was provably blank; whatever it left may be overwritten.
+    Format,
+    /// This record is true, whatever the pool says.
+    Record {
+        /// The record's flat form.
+        pairs: BTreeMap<String, String>,
+    },
+}
+
+impl Intent {
+    /// The intent to carry this record into the pool.
+    pub(crate) fn record(record: &Record) -> Self {
+        let pairs = record
+            .to_pairs()
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v))
+            .collect();
+        Intent::Record { pairs }
+    }
+}
+
+/// The directory of intentions.
+pub(crate) struct Journal {
+    dir: PathBuf,
+}
+
+impl Journal {
+    /// Open the journal, making its directory.
+    ///
+    /// # Errors
+    /// Internal when the directory cannot be made.
+    pub(crate) fn open(dir: PathBuf) -> Result<Self> {
+        durable::create_dir(&dir).or_internal(|| format!("failed to make {}", dir.display()))?;
+        durable::sweep(&dir).or_internal(|| format!("failed to clean {}", dir.display()))?;
+        Ok(Self { dir })
+    }
+
+    /// Write an intention down; it is on the disk when this returns.
+    ///
+    /// # Errors
+    /// Internal when it cannot be written.
+    pub(crate) fn write(&self, id: &Id, intent: &Intent) -> Result<()> {
+        let text = serde_json::to_vec(intent).or_internal(|| format!("failed to note {id}"))?;
+        durable::write_atomic(&self.path(id), &text)
+            .or_internal(|| format!("failed to write the journal entry of {id}"))
+    }
+
+    /// Forget an intention, if there is one.
+    ///
+    /// # Errors
+    /// Internal when it cannot be removed.
+    pub(crate) fn clear(&self, id: &Id) -> Result<()> {
+        durable::remove_file(&self.path(id))
+            .or_internal(|| format!("failed to clear the journal entry of {id}"))
+    }
+
+    /// Everything written down. Entries that cannot be read are answered as their file names.
+    ///
+    /// # Errors
+    /// Internal when the directory cannot be read.
+    pub(crate) fn load(&self) -> Result<(BTreeMap<Id, Intent>, Vec<String>)> {
+        let failed = |e| FsError::new("read directory", &self.dir, e);
+        let entries = std::fs::read_dir(&self.dir)
+            .map_err(failed)
+            .or_internal(|| "failed to read the journal".to_owned())?;
+        let mut intents = BTreeMap::new();
+        let mut unreadable = Vec::new();
+        for entry in entries {
+            let entry = entry.or_internal(|| "failed to read the journal".to_owned())?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let read = name
+                .strip_suffix(".json")
+                .and_then(|stem| stem.parse::<Id>().ok())
+                .zip(std::fs::read(entry.path()).ok())
+                .and_then(|(id, text)| Some((id, serde_json::from_slice(&text).ok()?)));
+            match read {
+                Some((id, intent)) => {
+                    intents.insert(id, intent);
+                }
+                None => unreadable.push(entry.path().display().to_string()),
+            }
+        }
+        Ok((intents, unreadable))
+    }
+
+    fn path(&self, id: &Id) -> PathBuf {
+        self.dir.join(format!("{id}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stowage_model::{Name, id::Role};
+
+    #[test]
+    fn intentions_survive_a_restart_and_damage_is_reported() {
+        let tmp = tempfile::tempdir().unwrap();
+        let journal = Journal::open(tmp.path().join("journal")).unwrap();
+        let id = Id::derive(Role::Volume, &Name::new("a").unwrap());
+        journal
+            .write(
+                &id,
+                &Intent::Create {
+                    pool: PoolName::new("p").unwrap(),
+                },
+            )
+            .unwrap();
+        journal.write(&id, &Intent::Format).unwrap();
+        std::fs::write(tmp.path().join("journal/junk.json"), "{").unwrap();
+        let again = Journal::open(tmp.path().join("journal")).unwrap();
+        let (intents, unreadable) = again.load().unwrap();
+        assert_eq!(intents.get(&id), Some(&Intent::Format));
+        assert_eq!(unreadable.len(), 1);
+        again.clear(&id).unwrap();
+        again.clear(&id).unwrap();
+        assert!(again.load().unwrap().0.is_empty());
+    }
+}

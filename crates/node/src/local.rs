@@ -1,0 +1,363 @@
+//! The node's one object: what the doors call.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stowage_host::cgroup::Hierarchy;
+use stowage_host::lock::DaemonLock;
+use stowage_host::{Runner, device, mount};
+use stowage_model::error::Context;
+use stowage_model::request::{
+    EphemeralRequest, GroupRequest, Placement, PublishRequest, SizeRange, StageRequest,
+};
+use stowage_model::volumes::{
+    Capacity, Finding, Group, Grown, PoolStatus, Snapshot, Volume, Volumes,
+};
+use stowage_model::{
+    Bytes, Error, Id, LimitsChange, PoolName, Publish, Result, SnapshotRequest, VolumeRequest,
+    publish::Stats,
+};
+use stowage_pool::Pool;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::attachments::Attachments;
+use crate::index::{Entry, Index};
+use crate::jobs::{Job, Jobs};
+use crate::journal::{Intent, Journal};
+use crate::ops::Ops;
+use crate::pools::PoolConfig;
+use crate::snapshot::snapshot_of;
+
+/// How long a record changed in use may wait before it is carried into its pool: long enough for
+/// a stage and the publish that follows it not to meet the LVM command.
+const CARRY_AFTER: Duration = Duration::from_secs(3);
+
+/// What a node needs to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory for the journal, attachments and pool definitions.
+    pub state_dir: PathBuf,
+    /// Our own executable, which the thaw guard runs from.
+    pub program: PathBuf,
+}
+
+/// Volumes on this machine.
+#[derive(Clone)]
+pub struct Local {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) runner: Arc<dyn Runner>,
+    pub(crate) pools: RwLock<BTreeMap<PoolName, Arc<dyn Pool>>>,
+    pub(crate) index: Index,
+    pub(crate) ops: Arc<Ops>,
+    pub(crate) journal: Journal,
+    pub(crate) attachments: Attachments,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) purging: Semaphore,
+    pub(crate) stopping: CancellationToken,
+    /// What reading the pools found.
+    pub(crate) found: RwLock<BTreeMap<PoolName, Vec<Finding>>>,
+    /// What the last upkeep found.
+    pub(crate) upkeep: RwLock<BTreeMap<PoolName, Vec<Finding>>>,
+    pub(crate) cgroups: Option<Hierarchy>,
+    /// One daemon at a time, and none while commands of a killed one still run.
+    pub(crate) _lock: DaemonLock,
+}
+
+impl Inner {
+    pub(crate) fn pools(&self) -> Vec<Arc<dyn Pool>> {
+        self.pools
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn need_volume(&self, id: &Id) -> Result<Entry> {
+        self.index
+            .get(id)
+            .filter(|e| !e.record.is_snapshot())
+            .ok_or_else(|| Error::not_found(format!("there is no volume {id}")))
+    }
+
+    pub(crate) fn volume_of(&self, entry: &Entry) -> Result<Volume> {
+        let attachment = self.attachments.get(&entry.record.id);
+        // The staging directory is of interest only while no consumer has the volume.
+        let targets: Vec<PathBuf> = attachment.targets.keys().cloned().collect();
+        let used_at = match targets.is_empty() {
+            true => attachment.paths().map(Path::to_owned).collect(),
+            false => targets,
+        };
+        Ok(Volume {
+            record: entry.record.clone(),
+            pool: entry.pool.name().clone(),
+            size: entry.size,
+            used_at,
+        })
+    }
+
+    /// Where a volume is in use, by our notes and by the mount table.
+    pub(crate) fn used_at(&self, entry: &Entry) -> Result<Vec<PathBuf>> {
+        let noted = self.attachments.get(&entry.record.id);
+        let mut paths = Vec::new();
+        for path in noted.paths() {
+            let mounted =
+                mount::at(path).or_internal(|| "failed to read the mount table".into())?;
+            if mounted.is_some() {
+                paths.push(path.to_owned());
+            }
+        }
+        Ok(paths)
+    }
+
+    /// Write a changed record into its pool and the index. The caller holds the volume.
+    pub(crate) async fn save(&self, entry: &Entry) -> Result<()> {
+        entry.pool.rewrite(&entry.record).await?;
+        self.index.put(entry.clone());
+        self.journal.clear(&entry.record.id)
+    }
+
+    /// Make a changed record durable now and carry it into the pool later. The caller holds the
+    /// volume.
+    pub(crate) fn save_lazily(self: &Arc<Self>, entry: &Entry) -> Result<()> {
+        let id = entry.record.id.clone();
+        self.journal.write(&id, &Intent::record(&entry.record))?;
+        self.index.put(entry.clone());
+        let me = Arc::clone(self);
+        self.ops.background(async move {
+            tokio::select! {
+                () = tokio::time::sleep(CARRY_AFTER) => {}
+                // The journal keeps it for the next start.
+                () = me.stopping.cancelled() => return,
+            }
+            if let Err(e) = me.carry(&id).await {
+                tracing::warn!(volume.id = %id, error = %e.chain(), "record not yet in the pool");
+            }
+        });
+        Ok(())
+    }
+
+    async fn carry(&self, id: &Id) -> Result<()> {
+        let _held = self.ops.begin(id, "record keeping").await?;
+        match self.index.get(id) {
+            Some(entry) => self.save(&entry).await,
+            None => self.journal.clear(id),
+        }
+    }
+
+    pub(crate) async fn device_of(&self, entry: &Entry) -> Result<Option<stowage_host::Devno>> {
+        let Some(device) = entry.pool.attached(&entry.record).await? else {
+            return Ok(None);
+        };
+        device::devno(&device.path)
+            .map(Some)
+            .or_internal(|| format!("failed to look at {}", device.path.display()))
+    }
+}
+
+impl Local {
+    /// Everything that is being copied or wiped.
+    pub fn jobs(&self) -> Vec<Job> {
+        self.inner.jobs.list()
+    }
+
+    /// Make a pool from a definition and remember it across restarts.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Exists`] when the name is taken, [`stowage_model::Kind::Precondition`]
+    /// for disks that are not blank.
+    pub async fn create_pool(
+        &self,
+        config: PoolConfig,
+        disks: &[PathBuf],
+        force: bool,
+    ) -> Result<PoolStatus> {
+        let (me, disks) = (Arc::clone(&self.inner), disks.to_vec());
+        self.inner
+            .ops
+            .detached(async move { me.create_pool(config, &disks, force).await })
+            .await
+    }
+
+    /// Add disks to a pool.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::NotFound`] for an unknown pool, else as [`Pool::extend`].
+    pub async fn extend_pool(
+        &self,
+        name: &PoolName,
+        disks: &[PathBuf],
+        force: bool,
+    ) -> Result<PoolStatus> {
+        let (me, name, disks) = (Arc::clone(&self.inner), name.clone(), disks.to_vec());
+        let work = async move { me.extend_pool(&name, &disks, force).await };
+        self.inner.ops.detached(work).await
+    }
+
+    /// Whether the node can serve: the last recovery found every pool usable.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] naming the first pool that is not.
+    pub fn ready(&self) -> Result<()> {
+        if self.inner.pools().is_empty() {
+            return Err(Error::precondition("no pool is configured"));
+        }
+        Ok(())
+    }
+
+    /// Stop: no new background work, copies and wipes stop at the next chunk (they are taken up
+    /// again at the next start), operations under way get until `bound`. Mounts stay.
+    pub async fn stop(&self, bound: Duration) {
+        self.inner.stopping.cancel();
+        self.inner.jobs.stop_all();
+        if !self.inner.ops.drain(bound).await {
+            tracing::warn!("operations still under way are left to the next start");
+        }
+    }
+}
+
+/// Run an operation to its end even if the caller goes away.
+macro_rules! detached {
+    ($self:ident, |$me:ident| $work:expr) => {{
+        let $me = Arc::clone(&$self.inner);
+        $self.inner.ops.detached(async move { $work.await }).await
+    }};
+}
+
+#[async_trait]
+impl Volumes for Local {
+    async fn create(&self, want: VolumeRequest) -> Result<Volume> {
+        detached!(self, |me| async move {
+            let id = Id::derive(stowage_model::id::Role::Volume, &want.name);
+            let _held = me.ops.begin(&id, "creation").await?;
+            me.create_locked(id, &want, false).await
+        })
+    }
+
+    async fn delete(&self, id: &Id) -> Result<()> {
+        let id = id.clone();
+        detached!(self, |me| me.remove_volume(&id))
+    }
+
+    async fn grow(&self, id: &Id, size: SizeRange) -> Result<Grown> {
+        let id = id.clone();
+        detached!(self, |me| me.grow_volume(&id, size))
+    }
+
+    async fn modify(&self, id: &Id, change: LimitsChange) -> Result<Volume> {
+        let id = id.clone();
+        detached!(self, |me| me.change_limits(&id, change))
+    }
+
+    async fn volume(&self, id: &Id) -> Result<Volume> {
+        self.inner.volume_of(&self.inner.need_volume(id)?)
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>> {
+        let volumes = self.inner.index.list(|e| !e.record.is_snapshot());
+        volumes.iter().map(|e| self.inner.volume_of(e)).collect()
+    }
+
+    async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot> {
+        detached!(self, |me| me.cut_snapshot(want))
+    }
+
+    async fn delete_snapshot(&self, id: &Id) -> Result<()> {
+        let id = id.clone();
+        detached!(self, |me| me.remove_snapshot(&id))
+    }
+
+    async fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        // Passing snapshots that only feed a copy are nobody's business.
+        let lasting = self
+            .inner
+            .index
+            .list(|e| e.record.is_snapshot() && !e.record.ephemeral);
+        Ok(lasting.iter().map(snapshot_of).collect())
+    }
+
+    async fn snapshot_group(&self, want: GroupRequest) -> Result<Group> {
+        detached!(self, |me| me.cut_group(want))
+    }
+
+    async fn delete_group(&self, id: &Id, members: &[Id]) -> Result<()> {
+        let (id, members) = (id.clone(), members.to_vec());
+        detached!(self, |me| me.remove_group(&id, &members))
+    }
+
+    async fn group(&self, id: &Id) -> Result<Group> {
+        self.inner.need_group(id)
+    }
+
+    async fn capacity(&self, choice: &Placement) -> Result<Capacity> {
+        let mut capacity = Capacity::default();
+        for pool in self.inner.allowed(choice).await? {
+            let status = pool.status().await?;
+            capacity.available = capacity.available + status.free;
+            capacity.largest = capacity.largest.max(status.largest);
+        }
+        Ok(capacity)
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolStatus>> {
+        let mut all = Vec::new();
+        for pool in self.inner.pools() {
+            let mut status = pool.status().await?;
+            (status.volumes, status.snapshots) = self.inner.index.count(pool.name());
+            all.push(status);
+        }
+        Ok(all)
+    }
+
+    async fn health(&self, id: &Id) -> Result<Vec<Finding>> {
+        self.inner
+            .volume_findings(&self.inner.need_volume(id)?)
+            .await
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        self.inner.all_findings().await
+    }
+}
+
+#[async_trait]
+impl Publish for Local {
+    async fn stage(&self, want: StageRequest) -> Result<()> {
+        detached!(self, |me| me.stage(want))
+    }
+
+    async fn unstage(&self, id: &Id, staging: &Path) -> Result<()> {
+        let (id, staging) = (id.clone(), staging.to_owned());
+        detached!(self, |me| me.unstage(&id, &staging))
+    }
+
+    async fn publish(&self, want: PublishRequest) -> Result<()> {
+        detached!(self, |me| me.publish(want))
+    }
+
+    async fn unpublish(&self, id: &Id, target: &Path) -> Result<()> {
+        let (id, target) = (id.clone(), target.to_owned());
+        detached!(self, |me| me.unpublish(&id, &target))
+    }
+
+    async fn publish_ephemeral(&self, want: EphemeralRequest) -> Result<()> {
+        detached!(self, |me| me.publish_ephemeral(want))
+    }
+
+    async fn stats(&self, id: &Id, path: &Path) -> Result<Stats> {
+        self.inner.stats(id, path).await
+    }
+
+    async fn expand(&self, id: &Id, path: &Path, required: Option<Bytes>) -> Result<Bytes> {
+        let (id, path) = (id.clone(), path.to_owned());
+        detached!(self, |me| me.expand(&id, &path, required))
+    }
+}

@@ -1,0 +1,87 @@
+//! Removing volumes: gone at once as volumes, wiped in the background.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stowage_host::failpoint;
+use stowage_model::{Error, Id, Result};
+use stowage_pool::{Leftover, Pool, Removed};
+
+use crate::index::Entry;
+use crate::local::Inner;
+
+/// How long to wait before trying a failed wipe again.
+const RETRY: Duration = Duration::from_secs(30);
+
+impl Inner {
+    pub(crate) async fn remove_volume(self: &Arc<Self>, id: &Id) -> Result<()> {
+        let _held = self.ops.begin(id, "deletion").await?;
+        self.remove_locked(id).await
+    }
+
+    /// Remove a volume that the caller holds.
+    pub(crate) async fn remove_locked(self: &Arc<Self>, id: &Id) -> Result<()> {
+        let Some(entry) = self.index.get(id) else {
+            return Ok(());
+        };
+        if entry.record.is_snapshot() {
+            return Err(Error::invalid(format!("{} is not a volume", entry.title())));
+        }
+        if self.jobs.reads_from(id) {
+            return Err(Error::pending(format!(
+                "{} is being copied from",
+                entry.title()
+            )));
+        }
+        let used_at = self.used_at(&entry)?;
+        if !used_at.is_empty() {
+            let paths: Vec<String> = used_at.iter().map(|p| p.display().to_string()).collect();
+            return Err(Error::precondition(format!(
+                "{} is in use at {}; unmount it there first",
+                entry.title(),
+                paths.join(", ")
+            )));
+        }
+        failpoint::hit("node.remove.begun");
+        entry.pool.detach(&entry.record).await?;
+        let removed = entry.pool.remove(&entry.record).await?;
+        failpoint::hit("node.remove.removed");
+        self.journal.clear(id)?;
+        self.attachments
+            .update(id, |a| *a = crate::attachments::Attachment::default())?;
+        self.forget(&entry);
+        self.purge_later(&entry.pool, removed);
+        Ok(())
+    }
+
+    fn forget(&self, entry: &Entry) {
+        self.index.remove(&entry.record.id);
+    }
+
+    /// Wipe and free what a removal left, in the background.
+    pub(crate) fn purge_later(self: &Arc<Self>, pool: &Arc<dyn Pool>, removed: Removed) {
+        if let Removed::ToPurge(leftover) = removed {
+            let (me, pool) = (Arc::clone(self), Arc::clone(pool));
+            self.ops
+                .background(async move { me.purge(&pool, &leftover).await });
+        }
+    }
+
+    async fn purge(self: &Arc<Self>, pool: &Arc<dyn Pool>, leftover: &Leftover) {
+        // One wipe at a time: they only steal bandwidth from each other and from consumers.
+        let Ok(_turn) = self.purging.acquire().await else {
+            return;
+        };
+        let job = self.jobs.begin("wipe", leftover.handle.clone(), None);
+        while let Err(e) = pool.purge(leftover, &job.progress).await {
+            if job.progress.stop.load(std::sync::atomic::Ordering::Relaxed) {
+                return;
+            }
+            tracing::warn!(leftover = %leftover.handle, error = %e.chain(), "wipe failed, will retry");
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = self.stopping.cancelled() => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Mounting for callers that know no staging: people at a shell, and doors whose protocol has one
+//! step. The volume is staged at a directory of ours before its first target and unstaged after
+//! its last.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use stowage_host::{Target, durable, mount};
+use stowage_model::error::Context;
+use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
+use stowage_model::{Bytes, Error, Id, Result};
+
+use crate::local::{Inner, Local};
+
+/// A volume to bring to one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountRequest {
+    /// The volume.
+    pub id: Id,
+    /// Directory (or file, for a block volume) to make; its parent exists.
+    pub target: PathBuf,
+    /// Mount options as given; they count for the first target only.
+    pub flags: Vec<String>,
+    /// The consumer may only read.
+    pub read_only: bool,
+    /// The consumer's cgroup.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Local {
+    /// Stage if need be, and publish.
+    ///
+    /// # Errors
+    /// As [`stowage_model::Publish::stage`] and [`stowage_model::Publish::publish`].
+    pub async fn mount(&self, want: MountRequest) -> Result<()> {
+        let me = Arc::clone(&self.inner);
+        self.inner
+            .ops
+            .detached(async move { me.mount_simply(want).await })
+            .await
+    }
+
+    /// Unpublish, and unstage after the last target.
+    ///
+    /// # Errors
+    /// As [`stowage_model::Publish::unpublish`] and [`stowage_model::Publish::unstage`];
+    /// [`stowage_model::Kind::NotFound`] when the volume is not there.
+    pub async fn unmount(&self, id: &Id, target: &Path) -> Result<()> {
+        let (me, id, target) = (Arc::clone(&self.inner), id.clone(), target.to_owned());
+        self.inner
+            .ops
+            .detached(async move { me.unmount_simply(&id, &target).await })
+            .await
+    }
+
+    /// The volume that is in use at this path.
+    pub fn volume_at(&self, target: &Path) -> Option<Id> {
+        let all = self.inner.attachments.all();
+        all.into_iter()
+            .find(|(_, a)| a.targets.contains_key(target))
+            .map(|(id, _)| id)
+    }
+
+    /// Grow the file system of a volume to the volume's size where it is mounted, if it is.
+    ///
+    /// # Errors
+    /// As [`stowage_model::Publish::expand`].
+    pub async fn expand_if_mounted(&self, id: &Id) -> Result<Option<Bytes>> {
+        let Some(staging) = self.inner.attachments.get(id).staging.filter(|s| !s.block) else {
+            return Ok(None);
+        };
+        let (me, id) = (Arc::clone(&self.inner), id.clone());
+        let work = async move { me.expand(&id, &staging.path, None).await };
+        self.inner.ops.detached(work).await.map(Some)
+    }
+}
+
+impl Inner {
+    async fn mount_simply(self: &Arc<Self>, want: MountRequest) -> Result<()> {
+        let entry = self.need_volume(&want.id)?;
+        let mode = AccessMode::SingleNodeMultiWriter;
+        let staged = self.attachments.get(&want.id).staging;
+        let block = match &staged {
+            Some(staging) => staging.block,
+            None => entry.record.usage.mount.is_none(),
+        };
+        let access = match block {
+            true => Access::Block,
+            false => Access::Mount {
+                fs: None,
+                flags: want.flags,
+            },
+        };
+        let staging = match &staged {
+            Some(staging) => staging.path.clone(),
+            None => self.own_staging(&want.id)?,
+        };
+        let ready = match &staged {
+            Some(staging) if !staging.block => self.mounted_here(&entry, &staging.path).await?,
+            Some(_) => entry.pool.attached(&entry.record).await?.is_some(),
+            None => false,
+        };
+        let id = want.id.clone();
+        if !ready {
+            let (staging, access) = (staging.clone(), access.clone());
+            self.stage(StageRequest {
+                id: id.clone(),
+                staging,
+                access,
+                mode,
+            })
+            .await?;
+        }
+        let published = self
+            .publish(PublishRequest {
+                id: id.clone(),
+                staging: staging.clone(),
+                target: want.target,
+                access,
+                mode,
+                read_only: want.read_only,
+                cgroup: want.cgroup,
+            })
+            .await;
+        if published.is_err() && staged.is_none() {
+            self.unstage(&id, &staging).await?;
+            self.remove_own_staging(&staging)?;
+        }
+        published
+    }
+
+    async fn unmount_simply(self: &Arc<Self>, id: &Id, target: &Path) -> Result<()> {
+        let entry = self.need_volume(id)?;
+        let known = self.attachments.get(id).targets.contains_key(target);
+        let mounted = || mount::at(target).ok().flatten().is_some();
+        if !known && !mounted() {
+            return Err(Error::not_found(format!(
+                "{} is not mounted at {}",
+                entry.title(),
+                target.display()
+            )));
+        }
+        self.unpublish(id, target).await?;
+        let rest = self.attachments.get(id);
+        let own = self.own_staging_path(id);
+        if rest.targets.is_empty() && rest.staging.is_some_and(|s| s.path == own) {
+            self.unstage(id, &own).await?;
+            self.remove_own_staging(&own)?;
+        }
+        Ok(())
+    }
+
+    /// Our own staging directory for a volume, made if it is missing.
+    pub(crate) fn own_staging(&self, id: &Id) -> Result<PathBuf> {
+        let staging = self.own_staging_path(id);
+        for path in staging.parent().into_iter().chain([staging.as_path()]) {
+            durable::create_dir(path)
+                .or_internal(|| format!("failed to make {}", path.display()))?;
+        }
+        Ok(staging)
+    }
+
+    /// Remove a staging directory of ours; never what is in it, should it still be mounted.
+    pub(crate) fn remove_own_staging(&self, path: &Path) -> Result<()> {
+        Target::remove(path)
+            .map(drop)
+            .or_internal(|| format!("failed to remove {}", path.display()))
+    }
+
+    pub(crate) fn own_staging_path(&self, id: &Id) -> PathBuf {
+        self.options.state_dir.join("staging").join(id.as_str())
+    }
+}

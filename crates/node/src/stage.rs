@@ -1,0 +1,439 @@
+//! Making a volume ready on this node: attach, make the file system if the volume is provably
+//! blank, mount, grow to the device's size; and the way back.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use stowage_host::{Target, blocking, device, failpoint, filesystem, mount, probe};
+use stowage_model::error::Context;
+use stowage_model::filesystem::mount_options;
+use stowage_model::record::Content;
+use stowage_model::request::{Access, AccessMode, StageRequest};
+use stowage_model::{Error, FsType, Id, Result};
+use stowage_pool::{Attach, Device};
+
+use crate::attachments::Staging;
+use crate::index::Entry;
+use crate::journal::Intent;
+use crate::local::Inner;
+
+/// How often and how long detaching is tried again: the journal thread of an unmounted ext4 or
+/// xfs holds the device for a moment after umount(2) has returned.
+const DETACH_TRIES: u32 = 20;
+const DETACH_PAUSE: Duration = Duration::from_millis(100);
+
+impl Inner {
+    pub(crate) async fn stage(self: &Arc<Self>, want: StageRequest) -> Result<()> {
+        let _held = self.ops.begin(&want.id, "staging").await?;
+        let entry = self.need_volume(&want.id)?;
+        if entry.record.content == Content::Filling {
+            return Err(Error::pending(format!(
+                "{} is still being filled",
+                entry.title()
+            )));
+        }
+        let plan = Plan::new(&entry, &want)?;
+        let before = self.attachments.get(&want.id).staging;
+        if let Some(before) = &before
+            && *before != plan.staging
+            && (before.block || self.mounted_here(&entry, &before.path).await?)
+        {
+            return Err(Error::exists(format!(
+                "{} is staged at {} in another way; unstage it there first",
+                entry.title(),
+                before.path.display()
+            )));
+        }
+        self.attachments
+            .update(&want.id, |a| a.staging = Some(plan.staging.clone()))?;
+        failpoint::hit("node.stage.noted");
+        let staged = match plan.fs {
+            None => self.stage_block(entry).await,
+            Some(fs) => self.stage_mount(entry, fs, &plan.staging).await,
+        };
+        if staged.is_err() && before.is_none() {
+            // As if it had never been asked; the pool lets go of an unmounted device by itself.
+            self.attachments.update(&want.id, |a| a.staging = None)?;
+        }
+        staged
+    }
+
+    async fn stage_block(self: &Arc<Self>, mut entry: Entry) -> Result<()> {
+        if entry.record.content == Content::Blank {
+            entry.record.content = Content::Raw;
+            self.save_lazily(&entry)?;
+            failpoint::hit("node.stage.raw-noted");
+        }
+        entry
+            .pool
+            .attach(&entry.record, Attach::Held)
+            .await
+            .map(drop)
+    }
+
+    async fn stage_mount(
+        self: &Arc<Self>,
+        entry: Entry,
+        fs: FsType,
+        staging: &Staging,
+    ) -> Result<()> {
+        if self.mounted_here(&entry, &staging.path).await? {
+            return Ok(());
+        }
+        let target = open_staging(&staging.path).await?;
+        let device = entry
+            .pool
+            .attach(&entry.record, Attach::UntilUnused)
+            .await?;
+        failpoint::hit("node.stage.attached");
+        let mut entry = entry;
+        let staged = self
+            .bring_up(&mut entry, fs, &device, target, staging)
+            .await;
+        if staged.is_err() {
+            let path = staging.path.clone();
+            if let Err(e) = blocking(move || mount::unmount_all(&path)).await {
+                tracing::warn!(volume.id = %entry.record.id, error = %e, "still mounted");
+            }
+            drop(device);
+            if let Err(e) = self.detach(&entry).await {
+                tracing::warn!(volume.id = %entry.record.id, error = %e.chain(), "still attached");
+            }
+        }
+        staged
+    }
+
+    async fn bring_up(
+        self: &Arc<Self>,
+        entry: &mut Entry,
+        fs: FsType,
+        device: &Device,
+        target: Target,
+        staging: &Staging,
+    ) -> Result<()> {
+        self.ensure_file_system(entry, fs, device).await?;
+        if entry.outgrown(device) && fs.grows_unmounted() {
+            filesystem::grow_unmounted(self.runner.as_ref(), fs.as_str(), &device.path)
+                .await
+                .or_internal(|| format!("failed to grow the file system of {}", entry.title()))?;
+            self.note_growth(entry, device)?;
+        }
+        self.mount(entry, fs, device, target, staging).await?;
+        failpoint::hit("node.stage.mounted");
+        if entry.outgrown(device) {
+            self.grow_mounted(entry, fs, device, &staging.path).await?;
+        }
+        Ok(())
+    }
+
+    async fn mount(
+        &self,
+        entry: &Entry,
+        fs: FsType,
+        device: &Device,
+        target: Target,
+        staging: &Staging,
+    ) -> Result<()> {
+        let mut options = staging.options.clone();
+        // A clone bears its source's UUID, and either may be mounted first (xfs(5), nouuid).
+        if fs == FsType::Xfs && !options.iter().any(|o| o == "nouuid") {
+            options.push("nouuid".to_owned());
+        }
+        let path = device.path.clone();
+        let mounted =
+            blocking(move || mount::mount_device(&path, &target, fs.as_str(), &options)).await;
+        let Err(e) = mounted else { return Ok(()) };
+        let holds = match probe::probe(self.runner.as_ref(), &device.path).await {
+            Ok(content) => content.describe(),
+            Err(_) => "something unreadable".to_owned(),
+        };
+        Err(Error::internal(format!(
+            "failed to mount {} as {fs}; its device holds {holds}",
+            entry.title()
+        ))
+        .caused_by(e))
+    }
+
+    /// Make sure that `fs` is on the device, making it only where the volume is provably blank:
+    /// never handed out by our record, and nothing but zeros and no signature by the device.
+    async fn ensure_file_system(
+        self: &Arc<Self>,
+        entry: &mut Entry,
+        fs: FsType,
+        device: &Device,
+    ) -> Result<()> {
+        match entry.record.content {
+            Content::FileSystem(_) => Ok(()),
+            Content::Blank => self.format(entry, fs, device).await,
+            Content::Twin(_) => self.part_twins(entry, fs, device).await,
+            Content::Raw | Content::Filling => self.adopt(entry, fs, device).await,
+        }
+    }
+
+    async fn format(
+        self: &Arc<Self>,
+        entry: &mut Entry,
+        fs: FsType,
+        device: &Device,
+    ) -> Result<()> {
+        if !entry.half_formatted {
+            let found = self.probe(entry, device).await?;
+            if found != probe::Content::Blank {
+                return Err(Error::precondition(format!(
+                    "{} should be blank, but its device {} holds {}; it is not formatted. Save \
+                     what is there if it matters, then delete the volume",
+                    entry.title(),
+                    device.path.display(),
+                    found.describe()
+                )));
+            }
+            self.journal.write(&entry.record.id, &Intent::Format)?;
+            entry.half_formatted = true;
+            self.index.put(entry.clone());
+        }
+        failpoint::hit("node.stage.format-noted");
+        filesystem::mkfs(
+            self.runner.as_ref(),
+            fs.as_str(),
+            &device.path,
+            &portable(fs, &entry.record.mkfs),
+            None,
+        )
+        .await
+        .or_internal(|| format!("failed to make {fs} on {}", entry.title()))?;
+        failpoint::hit("node.stage.formatted");
+        entry.half_formatted = false;
+        entry.record.content = Content::FileSystem(fs);
+        entry.record.fs_bytes = device.size;
+        self.save_lazily(entry)
+    }
+
+    async fn part_twins(&self, entry: &mut Entry, fs: FsType, device: &Device) -> Result<()> {
+        filesystem::fresh_uuid(self.runner.as_ref(), fs.as_str(), &device.path)
+            .await
+            .or_internal(|| format!("failed to give {} a UUID of its own", entry.title()))?;
+        failpoint::hit("node.stage.parted");
+        entry.record.content = Content::FileSystem(fs);
+        self.save(entry).await
+    }
+
+    /// A device that was handed out raw may be mounted only if its consumer made this very file
+    /// system on it.
+    async fn adopt(self: &Arc<Self>, entry: &mut Entry, fs: FsType, device: &Device) -> Result<()> {
+        match self.probe(entry, device).await? {
+            probe::Content::Filesystem { fstype, .. } if fstype == fs.as_str() => {
+                entry.record.content = Content::FileSystem(fs);
+                self.save_lazily(entry)
+            }
+            found => Err(Error::precondition(format!(
+                "{} was handed out as a raw device and holds {}; it is not formatted. Use it as a \
+                 block device, or make {fs} on it yourself",
+                entry.title(),
+                found.describe()
+            ))),
+        }
+    }
+
+    async fn probe(&self, entry: &Entry, device: &Device) -> Result<probe::Content> {
+        probe::probe(self.runner.as_ref(), &device.path)
+            .await
+            .or_internal(|| format!("failed to look at what {} holds", entry.title()))
+    }
+
+    /// Grow a mounted file system to its device.
+    pub(crate) async fn grow_mounted(
+        self: &Arc<Self>,
+        entry: &mut Entry,
+        fs: FsType,
+        device: &Device,
+        mounted_at: &Path,
+    ) -> Result<()> {
+        filesystem::grow(self.runner.as_ref(), fs.as_str(), &device.path, mounted_at)
+            .await
+            .or_internal(|| format!("failed to grow the file system of {}", entry.title()))?;
+        failpoint::hit("node.expand.grown");
+        self.note_growth(entry, device)
+    }
+
+    fn note_growth(self: &Arc<Self>, entry: &mut Entry, device: &Device) -> Result<()> {
+        if entry.record.fs_bytes == device.size {
+            return Ok(());
+        }
+        entry.record.fs_bytes = device.size;
+        self.save_lazily(entry)
+    }
+
+    /// Detach, patiently.
+    pub(crate) async fn detach(&self, entry: &Entry) -> Result<()> {
+        for _ in 1..DETACH_TRIES {
+            if entry.pool.detach(&entry.record).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(DETACH_PAUSE).await;
+        }
+        entry.pool.detach(&entry.record).await
+    }
+
+    /// Whether the volume's own device is mounted at `path`; something else there is an error.
+    pub(crate) async fn mounted_here(&self, entry: &Entry, path: &Path) -> Result<bool> {
+        let at = path.to_owned();
+        let table = || "failed to read the mount table".to_owned();
+        let Some(found) = blocking(move || mount::at(&at)).await.or_internal(table)? else {
+            return Ok(false);
+        };
+        if self.is_ours(entry, &found).await? {
+            return Ok(true);
+        }
+        Err(Error::exists(format!(
+            "{} is mounted at {} already; unmount it or use another path",
+            found.source,
+            path.display()
+        )))
+    }
+
+    async fn is_ours(&self, entry: &Entry, found: &mount::Mount) -> Result<bool> {
+        if self.device_of(entry).await? == Some(found.dev) {
+            return Ok(true);
+        }
+        // btrfs shows a device number of its own; there the source names the device.
+        let Some(attached) = entry.pool.attached(&entry.record).await? else {
+            return Ok(false);
+        };
+        let (source, attached) = (PathBuf::from(&found.source), attached.path);
+        Ok(blocking(move || {
+            let same = device::devno(&source)
+                .ok()
+                .zip(device::devno(&attached).ok());
+            same.is_some_and(|(a, b)| a == b)
+        })
+        .await
+            && found.fstype == "btrfs")
+    }
+
+    pub(crate) async fn unstage(self: &Arc<Self>, id: &Id, staging: &Path) -> Result<()> {
+        let _held = self.ops.begin(id, "unstaging").await?;
+        self.unstage_locked(id, staging).await
+    }
+
+    pub(crate) async fn unstage_locked(self: &Arc<Self>, id: &Id, staging: &Path) -> Result<()> {
+        let Some(entry) = self.index.get(id) else {
+            return Ok(());
+        };
+        let attachment = self.attachments.get(id);
+        if let Some(target) = attachment.targets.keys().next() {
+            return Err(Error::precondition(format!(
+                "{} is still published at {}; unpublish it there first",
+                entry.title(),
+                target.display()
+            )));
+        }
+        let known = attachment.staging.filter(|s| s.path == staging);
+        let block = known.as_ref().is_some_and(|s| s.block);
+        if !block && self.mounted_here(&entry, staging).await.unwrap_or(false) {
+            let path = staging.to_owned();
+            blocking(move || mount::unmount_all(&path))
+                .await
+                .map_err(|e| {
+                    Error::precondition(format!("failed to unmount {}", entry.title())).caused_by(e)
+                })?;
+            failpoint::hit("node.unstage.unmounted");
+        } else if known.is_none() {
+            // Never staged here: nothing to undo.
+            return Ok(());
+        }
+        self.detach(&entry).await?;
+        failpoint::hit("node.unstage.detached");
+        self.attachments.update(id, |a| a.staging = None)
+    }
+}
+
+/// What staging comes down to, checked before anything is touched.
+struct Plan {
+    fs: Option<FsType>,
+    staging: Staging,
+}
+
+impl Plan {
+    fn new(entry: &Entry, want: &StageRequest) -> Result<Self> {
+        let record = &entry.record;
+        let staging = |block, options| Staging {
+            path: want.staging.clone(),
+            block,
+            options,
+            mode: want.mode,
+        };
+        let Access::Mount { fs, flags } = &want.access else {
+            if !record.usage.block {
+                return Err(Error::invalid(format!(
+                    "{} was made to be mounted, not to be used as a block device",
+                    entry.title()
+                )));
+            }
+            return Ok(Self {
+                fs: None,
+                staging: staging(true, Vec::new()),
+            });
+        };
+        let Some(made_for) = record.usage.mount else {
+            return Err(Error::invalid(format!(
+                "{} was made as a block device and cannot be mounted",
+                entry.title()
+            )));
+        };
+        let held = record.content.file_system();
+        let fs = match (held, fs) {
+            (Some(held), Some(asked)) if held != *asked => {
+                return Err(Error::invalid(format!(
+                    "{} holds {held}; it cannot be mounted as {asked}",
+                    entry.title()
+                )));
+            }
+            (Some(held), _) => held,
+            (None, asked) => asked.unwrap_or(made_for),
+        };
+        let mut options = mount_options(fs, flags)?;
+        if record.read_only || want.mode == AccessMode::ReaderOnly {
+            options.retain(|o| o != "rw");
+            if !options.iter().any(|o| o == "ro") {
+                options.push("ro".to_owned());
+            }
+        }
+        Ok(Self {
+            fs: Some(fs),
+            staging: staging(false, options),
+        })
+    }
+}
+
+/// mkfs options with a block or sector size of 4096 unless the class names one: mkfs would take
+/// less on a device with 512-byte sectors, and the copy of such a file system in a pool with
+/// 4096-byte sectors could not be mounted.
+fn portable(fs: FsType, options: &[String]) -> Vec<String> {
+    let default = match fs {
+        FsType::Ext2 | FsType::Ext3 | FsType::Ext4 => ["-b", "4096"],
+        FsType::Xfs => ["-s", "size=4096"],
+        FsType::Btrfs => return options.to_vec(),
+    };
+    let mut all = options.to_vec();
+    if !options.iter().any(|o| o == default[0]) {
+        all.extend(default.map(str::to_owned));
+    }
+    all
+}
+
+async fn open_staging(path: &Path) -> Result<Target> {
+    let owned = path.to_owned();
+    blocking(move || Target::open(&owned))
+        .await
+        .map_err(|e| bad_path("staging directory", path, e))
+}
+
+/// A path the caller gave that cannot be used: its own fault, said with the reason.
+pub(crate) fn bad_path(
+    what: &str,
+    path: &Path,
+    e: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::invalid(format!("the {what} {} cannot be used", path.display())).caused_by(e)
+}

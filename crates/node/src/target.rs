@@ -1,0 +1,251 @@
+//! Handing a staged volume to one consumer, and taking it back.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use stowage_host::{Target, blocking, device, failpoint, loopdev, mount};
+use stowage_model::error::Context;
+use stowage_model::request::{Access, AccessMode, PublishRequest};
+use stowage_model::{Error, Id, Result};
+
+use crate::attachments::{Attachment, Publication};
+use crate::index::Entry;
+use crate::local::Inner;
+use crate::stage::bad_path;
+
+/// Permissions of a target directory before the volume's own root covers it.
+const TARGET_MODE: u32 = 0o750;
+
+impl Inner {
+    pub(crate) async fn publish(self: &Arc<Self>, want: PublishRequest) -> Result<()> {
+        let _held = self.ops.begin(&want.id, "publishing").await?;
+        let entry = self.need_volume(&want.id)?;
+        let before = self.attachments.get(&want.id);
+        let publication = check(&entry, &before, &want)?;
+        let known = before.targets.contains_key(&want.target);
+        let cgroup = match &want.cgroup {
+            Some(path) => Some(path.clone()),
+            None => self.consumer_of(&want.target),
+        };
+        let publication = Publication {
+            cgroup,
+            ..publication
+        };
+        self.attachments.update(&want.id, |a| {
+            a.targets.insert(want.target.clone(), publication.clone());
+        })?;
+        failpoint::hit("node.publish.noted");
+        let published = self.bind(&entry, &want, &publication).await;
+        if let Err(e) = published {
+            if !known {
+                self.undo_publication(&entry, &want.target).await;
+            }
+            return Err(e);
+        }
+        failpoint::hit("node.publish.bound");
+        self.throttle(&entry, &publication).await
+    }
+
+    async fn bind(
+        &self,
+        entry: &Entry,
+        want: &PublishRequest,
+        publication: &Publication,
+    ) -> Result<()> {
+        let path = want.target.clone();
+        if publication.block {
+            let source = self.block_source(entry, publication.read_only).await?;
+            return blocking(move || {
+                let target =
+                    Target::create_file(&path).map_err(|e| bad_path("target path", &path, e))?;
+                if device::devno(&path).ok() == device::devno(&source).ok() {
+                    return Ok(());
+                }
+                failpoint::hit("node.publish.made");
+                // Never a read-only bind: on a device node it would protect nothing.
+                mount::bind(&source, &target, false)
+                    .or_internal(|| format!("failed to publish at {}", path.display()))
+            })
+            .await;
+        }
+        if self.mounted_here(entry, &path).await? {
+            return Ok(());
+        }
+        if !self.mounted_here(entry, &want.staging).await? {
+            return Err(Error::precondition(format!(
+                "{} is not mounted at its staging directory {}; stage it again",
+                entry.title(),
+                want.staging.display()
+            )));
+        }
+        let (source, read_only) = (want.staging.clone(), publication.read_only);
+        blocking(move || {
+            let target = Target::create_dir(&path, TARGET_MODE)
+                .map_err(|e| bad_path("target path", &path, e))?;
+            failpoint::hit("node.publish.made");
+            mount::bind(&source, &target, read_only)
+                .or_internal(|| format!("failed to publish at {}", path.display()))
+        })
+        .await
+    }
+
+    /// The device node to bind: the volume's own, or for a reader a read-only loop device over
+    /// it, since a read-only mount of a device node does not keep anybody from writing to it.
+    async fn block_source(&self, entry: &Entry, read_only: bool) -> Result<PathBuf> {
+        let attached = entry.pool.attached(&entry.record).await?.ok_or_else(|| {
+            Error::precondition(format!("{} is not attached; stage it again", entry.title()))
+        })?;
+        if !read_only {
+            return Ok(attached.path);
+        }
+        let title = entry.title();
+        blocking(move || {
+            let failed = || format!("failed to make {title} read-only");
+            for path in loopdev::find(&attached.path).or_internal(failed)? {
+                if loopdev::is_read_only(&path).or_internal(failed)? {
+                    return Ok(path);
+                }
+            }
+            let options = loopdev::Options {
+                read_only: true,
+                autoclear: false,
+                block_size: None,
+            };
+            Ok(loopdev::attach(&attached.path, options)
+                .or_internal(failed)?
+                .path
+                .clone())
+        })
+        .await
+    }
+
+    async fn undo_publication(&self, entry: &Entry, target: &Path) {
+        if let Err(e) = self.take_back(entry, target).await {
+            tracing::warn!(volume.id = %entry.record.id, volume.path = %target.display(),
+                error = %e.chain(), "failed publication not undone");
+        }
+    }
+
+    pub(crate) async fn unpublish(self: &Arc<Self>, id: &Id, target: &Path) -> Result<()> {
+        let _held = self.ops.begin(id, "unpublishing").await?;
+        let Some(entry) = self.index.get(id) else {
+            return Ok(());
+        };
+        let known = self.attachments.get(id).targets.contains_key(target);
+        if known || self.mounted_here(&entry, target).await.unwrap_or(false) {
+            self.take_back(&entry, target).await?;
+        }
+        if entry.record.ephemeral && self.attachments.get(id).targets.is_empty() {
+            self.end_ephemeral_locked(&entry).await?;
+        }
+        Ok(())
+    }
+
+    /// Undo a publication: unmount, lift the limits, remove the target, forget it.
+    async fn take_back(&self, entry: &Entry, target: &Path) -> Result<()> {
+        let id = &entry.record.id;
+        let publication = self.attachments.get(id).targets.remove(target);
+        if let Some(publication) = &publication {
+            self.unthrottle(entry, publication).await;
+        }
+        let path = target.to_owned();
+        blocking(move || {
+            mount::unmount_all(&path).map_err(|e| match e {
+                mount::MountError::Busy { .. } => {
+                    Error::precondition(format!("{} is in use", path.display())).caused_by(e)
+                }
+                mount::MountError::Target(e) => bad_path("target path", &path, e),
+                e => Error::internal(format!("failed to unmount {}", path.display())).caused_by(e),
+            })?;
+            failpoint::hit("node.unpublish.unmounted");
+            Target::remove(&path).map_err(|e| bad_path("target path", &path, e))?;
+            failpoint::hit("node.unpublish.removed");
+            Ok::<(), Error>(())
+        })
+        .await?;
+        self.attachments.update(id, |a| {
+            a.targets.remove(target);
+        })?;
+        if publication.is_some_and(|p| p.block && p.read_only) {
+            self.drop_reader_device(entry).await?;
+        }
+        Ok(())
+    }
+
+    /// Detach the read-only loop device once no target uses it.
+    async fn drop_reader_device(&self, entry: &Entry) -> Result<()> {
+        let rest = self.attachments.get(&entry.record.id).targets;
+        if rest.values().any(|p| p.block && p.read_only) {
+            return Ok(());
+        }
+        let Some(attached) = entry.pool.attached(&entry.record).await? else {
+            return Ok(());
+        };
+        let title = entry.title();
+        blocking(move || {
+            let failed = || format!("failed to detach the read-only device of {title}");
+            for path in loopdev::find(&attached.path).or_internal(failed)? {
+                loopdev::detach(&path).or_internal(failed)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn check(entry: &Entry, before: &Attachment, want: &PublishRequest) -> Result<Publication> {
+    let title = entry.title();
+    let Some(staging) = before.staging.as_ref().filter(|s| s.path == want.staging) else {
+        return Err(Error::precondition(format!(
+            "{title} is not staged at {}; stage it first",
+            want.staging.display()
+        )));
+    };
+    let block = want.access == Access::Block;
+    if block != staging.block {
+        return Err(Error::invalid(format!(
+            "{title} is staged {}, so it cannot be published otherwise",
+            if staging.block {
+                "as a block device"
+            } else {
+                "as a file system"
+            }
+        )));
+    }
+    let publication = Publication {
+        block,
+        read_only: want.read_only
+            || entry.record.read_only
+            || want.mode == AccessMode::ReaderOnly
+            || staging.mode == AccessMode::ReaderOnly,
+        mode: want.mode,
+        cgroup: None,
+    };
+    if let Some(same) = before.targets.get(&want.target) {
+        let same = Publication {
+            cgroup: None,
+            ..same.clone()
+        };
+        if same != publication {
+            return Err(Error::exists(format!(
+                "{title} is published at {} in another way; unpublish it first",
+                want.target.display()
+            )));
+        }
+        return Ok(publication);
+    }
+    let single = |mode: AccessMode| mode == AccessMode::SingleNodeSingleWriter;
+    let others = before.targets.values().map(|p| p.mode);
+    if !before.targets.is_empty() && (single(want.mode) || others.into_iter().any(single)) {
+        let at: Vec<String> = before
+            .targets
+            .keys()
+            .map(|p| p.display().to_string())
+            .collect();
+        return Err(Error::precondition(format!(
+            "{title} may have a single writer and is published at {}",
+            at.join(", ")
+        )));
+    }
+    Ok(publication)
+}

@@ -1,0 +1,237 @@
+//! A volume's I/O limits on the cgroups of its consumers. Each consumer gets the volume's limits
+//! for itself, since that is what the kernel can bound.
+
+use std::path::{Component, Path, PathBuf};
+
+use stowage_host::Devno;
+use stowage_host::cgroup::{Hierarchy, IoLimits};
+use stowage_host::{blocking, device};
+use stowage_model::error::Context;
+use stowage_model::{Error, Limits, Result};
+
+use crate::attachments::Publication;
+use crate::index::Entry;
+use crate::local::Inner;
+
+impl Inner {
+    /// The cgroup of the pod a target path belongs to, if the path names one and the pod has its
+    /// cgroup already.
+    pub(crate) fn consumer_of(&self, target: &Path) -> Option<PathBuf> {
+        self.cgroups
+            .as_ref()?
+            .find_pod(pod_uid(target)?)
+            .ok()
+            .flatten()
+    }
+
+    /// Put the volume's limits on one consumer, where there are both.
+    ///
+    /// # Errors
+    /// Internal when the kernel refuses; [`stowage_model::Kind::Precondition`] when the machine
+    /// has no I/O controller.
+    pub(crate) async fn throttle(&self, entry: &Entry, publication: &Publication) -> Result<()> {
+        let limits = entry.record.limits;
+        let Some(cgroup) = publication.cgroup.clone() else {
+            if !limits.is_unlimited() {
+                tracing::warn!(volume.id = %entry.record.id, limits = %limits,
+                    "the consumer's cgroup is not known yet; limits follow when it is");
+            }
+            return Ok(());
+        };
+        let Some(hierarchy) = self.cgroups.clone() else {
+            return match limits.is_unlimited() {
+                true => Ok(()),
+                false => Err(Error::precondition(
+                    "this machine has no cgroup I/O controller, so I/O limits cannot be set; \
+                     enable cgroup v2 with the io controller, or v1 with blkio",
+                )),
+            };
+        };
+        for dev in self.throttled_devices(entry, publication).await? {
+            let (hierarchy, cgroup, id) =
+                (hierarchy.clone(), cgroup.clone(), entry.record.id.clone());
+            blocking(move || set(&hierarchy, &cgroup, dev, limits))
+                .await
+                .or_internal(|| format!("failed to set the I/O limits of {id}"))?;
+        }
+        Ok(())
+    }
+
+    /// Put changed limits on every consumer.
+    pub(crate) async fn throttle_all(&self, entry: &Entry) -> Result<()> {
+        for publication in self.attachments.get(&entry.record.id).targets.into_values() {
+            self.throttle(entry, &publication).await?;
+        }
+        Ok(())
+    }
+
+    /// Lift the limits from a consumer that goes: its device number may soon be another's.
+    pub(crate) async fn unthrottle(&self, entry: &Entry, publication: &Publication) {
+        let (Some(hierarchy), Some(cgroup)) = (self.cgroups.clone(), publication.cgroup.clone())
+        else {
+            return;
+        };
+        // Another target may be in the same cgroup.
+        let others = self.attachments.get(&entry.record.id).targets;
+        if others
+            .values()
+            .filter(|p| p.cgroup.as_ref() == Some(&cgroup))
+            .count()
+            > 1
+        {
+            return;
+        }
+        for dev in self
+            .throttled_devices(entry, publication)
+            .await
+            .unwrap_or_default()
+        {
+            let (hierarchy, cgroup) = (hierarchy.clone(), cgroup.clone());
+            if let Err(e) = blocking(move || hierarchy.clear(&cgroup, dev)).await {
+                tracing::warn!(volume.id = %entry.record.id, error = %e, "limits not lifted");
+            }
+        }
+    }
+
+    /// Set every consumer's limits again after a restart, and find the cgroups of those that had
+    /// none when they were published.
+    pub(crate) async fn limits_after_restart(&self) {
+        for (id, attachment) in self.attachments.all() {
+            let Some(entry) = self.index.get(&id) else {
+                continue;
+            };
+            for (target, publication) in attachment.targets {
+                let cgroup = publication
+                    .cgroup
+                    .clone()
+                    .or_else(|| self.consumer_of(&target));
+                let publication = Publication {
+                    cgroup,
+                    ..publication
+                };
+                if let Err(e) = self.throttle(&entry, &publication).await {
+                    tracing::warn!(volume.id = %id, volume.path = %target.display(),
+                        error = %e.chain(), "limits not set again");
+                }
+            }
+        }
+    }
+
+    /// Limits for consumers whose cgroup appeared after they were published.
+    pub(crate) async fn late_limits(&self) {
+        for (id, attachment) in self.attachments.all() {
+            for (target, publication) in &attachment.targets {
+                if publication.cgroup.is_some() {
+                    continue;
+                }
+                let Some(cgroup) = self.consumer_of(target) else {
+                    continue;
+                };
+                let Ok(_held) = self.ops.begin(&id, "limiting").await else {
+                    continue;
+                };
+                let Some(entry) = self.index.get(&id) else {
+                    continue;
+                };
+                let found = Publication {
+                    cgroup: Some(cgroup),
+                    ..publication.clone()
+                };
+                let noted = self.attachments.update(&id, |a| {
+                    if let Some(known) = a.targets.get_mut(target) {
+                        *known = found.clone();
+                    }
+                });
+                if let Err(e) = noted.and(self.throttle(&entry, &found).await) {
+                    tracing::warn!(volume.id = %id, error = %e.chain(), "limits not set");
+                }
+            }
+        }
+    }
+
+    async fn throttled_devices(
+        &self,
+        entry: &Entry,
+        publication: &Publication,
+    ) -> Result<Vec<Devno>> {
+        let Some(attached) = entry.pool.attached(&entry.record).await? else {
+            return Ok(Vec::new());
+        };
+        let reader = publication.block && publication.read_only;
+        blocking(move || {
+            let failed = || format!("failed to look at {}", attached.path.display());
+            let mut all = vec![device::devno(&attached.path).or_internal(failed)?];
+            if reader {
+                for path in stowage_host::loopdev::find(&attached.path).or_internal(failed)? {
+                    all.push(device::devno(&path).or_internal(failed)?);
+                }
+            }
+            Ok(all)
+        })
+        .await
+    }
+}
+
+fn set(
+    hierarchy: &Hierarchy,
+    cgroup: &Path,
+    dev: Devno,
+    limits: Limits,
+) -> std::result::Result<(), stowage_host::cgroup::CgroupError> {
+    if limits.is_unlimited() {
+        return hierarchy.clear(cgroup, dev);
+    }
+    let limits = IoLimits {
+        read_bps: limits.read_bps,
+        write_bps: limits.write_bps,
+        read_iops: limits.read_iops,
+        write_iops: limits.write_iops,
+    };
+    hierarchy.apply(cgroup, dev, &limits)
+}
+
+/// The pod uid in a kubelet path: `…/pods/<uid>/volumes/…` or, for block volumes,
+/// `…/publish/<volume>/<uid>`. Anything that does not look like a uid is none.
+fn pod_uid(target: &Path) -> Option<&str> {
+    let parts: Vec<&str> = target
+        .components()
+        .filter_map(|c| match c {
+            Component::Normal(part) => part.to_str(),
+            _ => None,
+        })
+        .collect();
+    let after_pods = parts.windows(3).find_map(|w| match w {
+        ["pods", uid, "volumes" | "volumeDevices"] => Some(*uid),
+        _ => None,
+    });
+    let after_publish = || match parts.as_slice() {
+        [.., "publish", _, uid] => Some(*uid),
+        _ => None,
+    };
+    after_pods.or_else(after_publish).filter(|uid| {
+        (32..=36).contains(&uid.len()) && uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pod_is_found_in_kubelets_paths_only() {
+        let uid = "52f1bab4-d39b-4cde-abad-6c5963b47761";
+        for path in [
+            format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/pv/mount"),
+            format!("/data/k/plugins/kubernetes.io/csi/volumeDevices/publish/pv-1/{uid}"),
+        ] {
+            assert_eq!(pod_uid(Path::new(&path)), Some(uid), "{path}");
+        }
+        for path in [
+            "/mnt/pods/x/volumes",
+            "/var/lib/kubelet/pods/..%2f/volumes/y",
+            "/publish/a",
+        ] {
+            assert_eq!(pod_uid(Path::new(path)), None, "{path}");
+        }
+    }
+}
