@@ -44,11 +44,6 @@ impl Wish {
         Ok(Self { required, limit })
     }
 
-    /// Whether the caller leaves the size to us, or to the source.
-    pub(crate) fn is_open(&self) -> bool {
-        self.required.is_none()
-    }
-
     /// The size to ask for. One left open is that of the source, or else [`DEFAULT_SIZE`], or the
     /// limit when that is less.
     pub(crate) fn settle(&self, source: Option<Bytes>) -> Result<SizeRange> {

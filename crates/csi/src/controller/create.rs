@@ -2,7 +2,7 @@
 
 use stowage_model::params::{ClassParams, Origin};
 use stowage_model::request::Source;
-use stowage_model::{Bytes, Name, Result, VolumeRequest};
+use stowage_model::{Bytes, FsType, Kind, Name, Record, Result, VolumeRequest};
 
 use crate::door::Door;
 use crate::proto::volume_content_source::Type;
@@ -26,25 +26,27 @@ pub(super) async fn create(
         &request.mutable_parameters,
         Origin::Class,
     )?;
-    let wanted = capability::wanted(&request.volume_capabilities, class.fs)?;
-    // Checked for block volumes too, so that a class is right or wrong whoever uses it first.
-    let mut mkfs = class.mkfs(capability::choose_fs(wanted.usage.mount, class.fs))?;
-    if wanted.usage.mount.is_none() {
-        mkfs.clear();
-    }
     topology::check(&door.config, request.accessibility_requirements.as_ref())?;
     let source = request
         .volume_content_source
         .as_ref()
         .map(parse_source)
         .transpose()?;
-    let source_size = match &source {
-        Some(source) if wish.is_open() => Some(size_of(door, source).await?),
-        _ => None,
+    let hints = match &source {
+        Some(source) => look_at(door, source).await?,
+        None => Hints::default(),
     };
+    // A file system nobody names is that of the source: what is copied cannot be another.
+    let unnamed = class.fs.or(hints.fs);
+    let wanted = capability::wanted(&request.volume_capabilities, unnamed)?;
+    // Checked for block volumes too, so that a class is right or wrong whoever uses it first.
+    let mut mkfs = class.mkfs(capability::choose_fs(wanted.usage.mount, unnamed))?;
+    if wanted.usage.mount.is_none() {
+        mkfs.clear();
+    }
     let want = VolumeRequest {
         name,
-        size: wish.settle(source_size)?,
+        size: wish.settle(hints.size)?,
         usage: wanted.usage,
         placement: class.placement,
         layout: class.layout,
@@ -83,9 +85,32 @@ fn parse_source(source: &VolumeContentSource) -> Result<Source> {
     }
 }
 
-async fn size_of(door: &Door, source: &Source) -> Result<Bytes> {
-    match source {
-        Source::Volume(id) => Ok(door.volumes.volume(id).await?.size),
-        Source::Snapshot(id) => Ok(super::snapshots::find(door, id).await?.size),
+/// What a source says about a volume made from it.
+#[derive(Default)]
+struct Hints {
+    size: Option<Bytes>,
+    fs: Option<FsType>,
+}
+
+/// A source that is gone says nothing and refuses nothing: this may be the retry of a call that
+/// made the volume while the source was there, which only [`stowage_model::Volumes`] can tell.
+async fn look_at(door: &Door, source: &Source) -> Result<Hints> {
+    let found = match source {
+        Source::Volume(id) => door.volumes.volume(id).await.map(|v| (v.size, v.record)),
+        Source::Snapshot(id) => super::snapshots::find(door, id)
+            .await
+            .map(|s| (s.size, s.record)),
+    };
+    match found {
+        Ok((size, record)) => Ok(Hints {
+            size: Some(size),
+            fs: file_system(&record),
+        }),
+        Err(e) if e.kind() == Kind::NotFound => Ok(Hints::default()),
+        Err(e) => Err(e),
     }
+}
+
+fn file_system(record: &Record) -> Option<FsType> {
+    record.content.file_system().or(record.usage.mount)
 }

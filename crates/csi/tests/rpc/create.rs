@@ -266,3 +266,50 @@ async fn a_source_is_passed_on_echoed_and_gives_the_size_nobody_asked() {
         }
     }
 }
+
+fn clone_of(id: &str) -> Option<VolumeContentSource> {
+    Some(VolumeContentSource {
+        r#type: Some(Type::Volume(VolumeSource {
+            volume_id: id.into(),
+        })),
+    })
+}
+
+#[tokio::test]
+async fn a_copy_gets_the_file_system_of_its_source_unless_told_otherwise() {
+    let mut s = Server::start().await;
+    let xfs = CreateVolumeRequest {
+        parameters: map(&[("fsType", "xfs")]),
+        ..volume("xfs")
+    };
+    let xfs = s.create(xfs).await.unwrap();
+    for (name, own, class, want) in [
+        ("a", "", &[][..], FsType::Xfs),
+        ("b", "", &[("fsType", "ext4")], FsType::Ext4),
+        ("c", "btrfs", &[], FsType::Btrfs),
+    ] {
+        let request = CreateVolumeRequest {
+            volume_capabilities: vec![mount(own, Mode::SingleNodeWriter)],
+            parameters: map(class),
+            volume_content_source: clone_of(&xfs.volume_id),
+            ..volume(name)
+        };
+        s.create(request).await.unwrap();
+        let asked = s.fake.state().created.take().unwrap();
+        assert_eq!(asked.usage.mount, Some(want), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_retry_finds_the_copy_though_its_source_is_gone() {
+    let mut s = Server::start().await;
+    let original = s.made("original").await;
+    let request = CreateVolumeRequest {
+        volume_content_source: clone_of(&original.volume_id),
+        ..volume("copy")
+    };
+    let copy = s.create(request.clone()).await.unwrap();
+    let id: stowage_model::Id = original.volume_id.parse().unwrap();
+    s.fake.state().volumes.remove(&id);
+    assert_eq!(s.create(request).await.unwrap(), copy);
+}
