@@ -1,0 +1,459 @@
+//! A daemon under test: its pool on real storage, its command line, its CSI socket. Everything it
+//! leaves is undone when dropped, and what it should not have left is an error.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start the program under test"
+)]
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use stowage_testkit::disk::{self, FsKind, LoopFs};
+
+/// The program under test, built with the crash points.
+pub const STOWAGE: &str = env!("CARGO_BIN_EXE_stowage");
+
+/// Longer than any start should take, also in a guest.
+const START: Duration = Duration::from_secs(60);
+
+/// The pool under test.
+pub enum Storage {
+    /// Files on a loop device with this file system.
+    File(LoopFs),
+    /// A volume group on the guest's disks.
+    Lvm { vg: String, disks: Vec<PathBuf> },
+    /// A thin pool on the guest's disks.
+    Thin { vg: String, disks: Vec<PathBuf> },
+}
+
+impl Storage {
+    /// A file pool on a fresh file system of 8 GiB (sparse).
+    pub fn file(kind: FsKind) -> Self {
+        Self::File(LoopFs::new(kind, 8 << 30).expect("a file system on a loop device"))
+    }
+
+    /// A volume group on all disks of the guest, or the thin pool in one.
+    pub fn lvm(thin: bool) -> Self {
+        let disks: Vec<PathBuf> = std::env::var(stowage_testkit::guest::DISKS_VARIABLE)
+            .expect("run this test in a guest: cargo xtask test --only guest")
+            .split(',')
+            .map(PathBuf::from)
+            .collect();
+        let vg = "vgtest".to_owned();
+        wipe(&vg, &disks);
+        let shown: Vec<String> = disks.iter().map(|d| d.display().to_string()).collect();
+        let names: Vec<&str> = shown.iter().map(String::as_str).collect();
+        tool(
+            "vgcreate",
+            &[&["-y", vg.as_str()], names.as_slice()].concat(),
+        );
+        if !thin {
+            return Self::Lvm { vg, disks };
+        }
+        let args = [
+            "-y",
+            "-q",
+            "--type",
+            "thin-pool",
+            "-Zy",
+            "-n",
+            "tp",
+            "-l",
+            "80%FREE",
+            &vg,
+        ];
+        tool("lvcreate", &args);
+        Self::Thin { vg, disks }
+    }
+
+    /// The pool `p` in the daemon's configuration.
+    pub fn toml(&self) -> String {
+        match self {
+            Self::File(fs) => format!(
+                "[[pool]]\nname = \"p\"\nkind = \"file\"\npath = \"{}\"\noverprovision = 4.0\n",
+                fs.path().join("pool").display()
+            ),
+            Self::Lvm { vg, .. } => {
+                format!("[[pool]]\nname = \"p\"\nkind = \"lvm\"\nvg = \"{vg}\"\n")
+            }
+            Self::Thin { vg, .. } => format!(
+                "[[pool]]\nname = \"p\"\nkind = \"thin\"\nvg = \"{vg}\"\nthin-pool = \"tp\"\n\
+                 overprovision = 4.0\n"
+            ),
+        }
+    }
+
+    /// Every volume, snapshot and leftover in the pool, as the pool's own tools show them.
+    pub fn contents(&self) -> Vec<String> {
+        let mut names = match self {
+            Self::File(fs) => ["volumes", "snapshots", "making", "trash"]
+                .iter()
+                .filter_map(|d| std::fs::read_dir(fs.path().join("pool").join(d)).ok())
+                .flatten()
+                .map(|e| e.expect("readable").path().display().to_string())
+                .collect(),
+            Self::Lvm { vg, .. } | Self::Thin { vg, .. } => {
+                let out = output("lvs", &["--noheadings", "-o", "lv_name", vg]);
+                out.split_whitespace()
+                    .filter(|n| *n != "tp")
+                    .map(str::to_owned)
+                    .collect()
+            }
+        };
+        let names_ref: &mut Vec<String> = &mut names;
+        names_ref.sort();
+        names
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        match self {
+            Self::File(_) => {}
+            Self::Lvm { vg, disks } | Self::Thin { vg, disks } => wipe(vg, disks),
+        }
+    }
+}
+
+fn wipe(vg: &str, disks: &[PathBuf]) {
+    let quiet = |program: &str, args: &[&str]| {
+        let _ = Command::new(program)
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    };
+    quiet("vgremove", &["-y", "-f", vg]);
+    for disk in disks {
+        let disk = disk.display().to_string();
+        quiet("pvremove", &["-y", "-ff", &disk]);
+        quiet("wipefs", &["-a", &disk]);
+    }
+}
+
+/// Run a tool that must succeed.
+#[track_caller]
+pub fn tool(program: &str, args: &[&str]) {
+    output(program, args);
+}
+
+/// Run a tool that must succeed; what it printed.
+#[track_caller]
+pub fn output(program: &str, args: &[&str]) -> String {
+    let out = Command::new(program).args(args).env("LC_ALL", "C").output();
+    let out = out.unwrap_or_else(|e| panic!("failed to start {program}: {e}"));
+    assert!(
+        out.status.success(),
+        "{program} {args:?} failed: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// What a command of ours came to.
+pub struct Answer {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Answer {
+    /// The JSON it printed; it must have succeeded.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        self.ok();
+        serde_json::from_str(&self.stdout).unwrap_or(Value::Null)
+    }
+
+    /// It must have succeeded.
+    #[track_caller]
+    pub fn ok(&self) -> &Self {
+        assert!(self.status.success(), "failed: {}", self.stderr);
+        self
+    }
+
+    /// It must have failed with one line of error that holds each of these words.
+    #[track_caller]
+    pub fn fails_with(&self, words: &[&str]) -> &Self {
+        assert!(!self.status.success(), "succeeded: {}", self.stdout);
+        assert_ne!(self.status.code(), Some(101), "panicked: {}", self.stderr);
+        assert_eq!(
+            self.stderr.trim().lines().count(),
+            1,
+            "not one line: {}",
+            self.stderr
+        );
+        for word in words {
+            assert!(
+                self.stderr.contains(word),
+                "{word:?} is not in: {}",
+                self.stderr
+            );
+        }
+        self
+    }
+}
+
+/// A daemon and what it stands on.
+pub struct Rig {
+    pub work: tempfile::TempDir,
+    pub storage: Storage,
+    daemon: Option<Child>,
+    environment: Vec<(String, String)>,
+}
+
+impl Rig {
+    /// A running daemon on this storage.
+    pub fn new(storage: Storage) -> Self {
+        let mut rig = Self::stopped(storage);
+        rig.start();
+        rig
+    }
+
+    /// The same, not started yet.
+    pub fn stopped(storage: Storage) -> Self {
+        stowage_testkit::require(&["blkid", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"]);
+        let work = tempfile::Builder::new()
+            .prefix("stowage-rig-")
+            .tempdir()
+            .expect("a directory");
+        let config = format!(
+            "node-name = \"node-a\"\nstate-dir = \"{0}/state\"\ncsi-socket = \"{0}/csi.sock\"\n\
+             admin-socket = \"{0}/admin.sock\"\nmetrics = \"off\"\n{1}",
+            work.path().display(),
+            storage.toml()
+        );
+        std::fs::write(work.path().join("stowage.toml"), config).expect("a writable directory");
+        Self {
+            work,
+            storage,
+            daemon: None,
+            environment: Vec::new(),
+        }
+    }
+
+    /// A path below the working directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.work.path().join(name)
+    }
+
+    /// As [`Rig::path`], as text.
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// Set a variable for the next start.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.environment.retain(|(k, _)| k != key);
+        self.environment.push((key.to_owned(), value.to_owned()));
+    }
+
+    /// Set no variable for the next start.
+    pub fn unset_all(&mut self) {
+        self.environment.clear();
+    }
+
+    /// Start the daemon and wait until it serves; false when it died before.
+    pub fn try_start(&mut self) -> bool {
+        assert!(self.daemon.is_none(), "the daemon runs already");
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(self.path("log"))
+            .expect("a writable directory");
+        let mut command = Command::new(STOWAGE);
+        command
+            .args(["serve", "--config"])
+            .arg(self.path("stowage.toml"))
+            .envs(
+                self.environment
+                    .iter()
+                    .map(|(k, v)| (k.as_str(), v.as_str())),
+            )
+            .stdout(Stdio::null())
+            .stderr(log);
+        let mut child = command.spawn().expect("the program under test starts");
+        let deadline = Instant::now() + START;
+        // The admin socket is bound last; a leftover of a killed daemon does not answer.
+        while UnixStream::connect(self.path("admin.sock")).is_err() {
+            if child.try_wait().expect("a child").is_some() {
+                return false;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the daemon does not serve: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.daemon = Some(child);
+        true
+    }
+
+    /// Start the daemon.
+    #[track_caller]
+    pub fn start(&mut self) {
+        assert!(
+            self.try_start(),
+            "the daemon died at its start: {}",
+            self.log()
+        );
+    }
+
+    /// Kill the daemon with SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.daemon.take() {
+            child.kill().expect("a child");
+            child.wait().expect("a child");
+        }
+    }
+
+    /// Whether the daemon has died of SIGKILL by itself (a crash point was reached).
+    pub fn died(&mut self) -> bool {
+        let Some(child) = &mut self.daemon else {
+            return true;
+        };
+        let deadline = Instant::now() + Duration::from_millis(500);
+        loop {
+            if let Some(status) = child.try_wait().expect("a child") {
+                assert_eq!(
+                    status.signal(),
+                    Some(9),
+                    "ended with {status}: {}",
+                    self.log()
+                );
+                self.daemon = None;
+                return true;
+            }
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Stop the daemon with SIGTERM; it must end well.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.daemon.take() else {
+            return;
+        };
+        let pid = child.id().to_string();
+        tool("kill", &["-TERM", &pid]);
+        let status = child.wait().expect("a child");
+        assert!(
+            status.success(),
+            "the daemon ended with {status}: {}",
+            self.log()
+        );
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon runs").id()
+    }
+
+    /// Run a command of ours, with JSON output.
+    pub fn run(&self, args: &[&str]) -> Answer {
+        let out = Command::new(STOWAGE)
+            .args(["-o", "json", "--socket"])
+            .arg(self.path("admin.sock"))
+            .args(args)
+            .output()
+            .expect("the program under test starts");
+        Answer {
+            status: out.status,
+            stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+        }
+    }
+
+    /// Run a command of ours that must succeed.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> Value {
+        let answer = self.run(args);
+        assert!(
+            answer.status.success(),
+            "{args:?}: {}\n{}",
+            answer.stderr,
+            self.log()
+        );
+        answer.json()
+    }
+
+    /// What the daemon logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Wait until nothing is copied or wiped any more.
+    #[track_caller]
+    pub fn settle(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.ok(&["jobs"]) != Value::Array(Vec::new()) {
+            assert!(Instant::now() < deadline, "still at work: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// After everything was deleted: nothing may be left, neither in the pool nor mounted nor
+    /// attached.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        self.settle();
+        let none: Vec<String> = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.storage.contents() != none && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(
+            self.storage.contents(),
+            none,
+            "left in the pool: {}",
+            self.log()
+        );
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("a mount table");
+        let work = self.work.path().display().to_string();
+        let left: Vec<&str> = mounts.lines().filter(|l| l.contains(&work)).collect();
+        assert!(left.is_empty(), "left mounted: {left:?}");
+        if let Storage::File(fs) = &self.storage {
+            let loops = disk::loops_below(fs.path()).expect("sysfs");
+            assert!(loops.is_empty(), "left attached: {loops:?}");
+        }
+        let journal: Vec<_> = std::fs::read_dir(self.path("state/journal"))
+            .expect("a journal")
+            .collect();
+        assert!(journal.is_empty(), "left in the journal: {journal:?}");
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = disk::unmount_below(self.work.path());
+        if let Storage::File(fs) = &self.storage {
+            let _ = disk::detach_loops_below(fs.path());
+        }
+    }
+}
+
+/// Write a file and bring it to the disk.
+#[track_caller]
+pub fn put(path: &Path, text: &str) {
+    use std::io::Write;
+    let mut file = File::create(path).expect("a writable volume");
+    file.write_all(text.as_bytes()).expect("room");
+    file.sync_all().expect("a disk");
+}
+
+/// Read a file.
+#[track_caller]
+pub fn get(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
