@@ -15,6 +15,7 @@
 mod contract;
 pub mod file;
 pub mod lvm;
+pub mod thin;
 mod vg;
 
 pub use contract::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan};

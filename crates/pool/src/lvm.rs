@@ -32,6 +32,7 @@ mod snapshot;
 mod tend;
 mod volume;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ use stowage_host::{Progress, Runner};
 use stowage_model::volumes::{Finding, PoolStatus};
 use stowage_model::{Bytes, PoolKind, PoolName, Record, Result};
 
+use crate::vg::watch::Watch;
 use crate::vg::{Vg, names};
 use crate::{Attach, Device, Leftover, Pool, Removed, Scan};
 
@@ -49,7 +51,7 @@ pub use setup::{Options, Wipe, make};
 pub struct LvmPool {
     vg: Vg,
     wipe: Wipe,
-    watch: tend::Watch,
+    watch: Watch<BTreeMap<String, u64>>,
 }
 
 impl LvmPool {
@@ -65,7 +67,7 @@ impl LvmPool {
         Ok(Self {
             vg,
             wipe: options.wipe,
-            watch: tend::Watch::default(),
+            watch: Watch::default(),
         })
     }
 
@@ -167,7 +169,9 @@ impl Pool for LvmPool {
     }
 
     async fn extend(&self, disks: &[PathBuf], force: bool) -> Result<()> {
-        crate::vg::setup::extend(&self.vg, disks, force).await
+        crate::vg::setup::extend(&self.vg, disks, force)
+            .await
+            .map(drop)
     }
 
     async fn tend(&self) -> Result<Vec<Finding>> {

@@ -20,6 +20,7 @@ pub(crate) mod report;
 pub(crate) mod setup;
 pub(crate) mod sort;
 pub(crate) mod tags;
+pub(crate) mod watch;
 
 #[cfg(test)]
 pub(crate) mod samples;
@@ -356,7 +357,7 @@ pub(crate) fn says(error: &CmdError, text: &str) -> bool {
 pub(crate) fn media(report: &Report) -> Option<Media> {
     let mut kinds = report.pvs.iter().map(|pv| {
         let devno = device::devno(Path::new(&pv.name)).ok()?;
-        Some(device::rotational(devno).ok()?)
+        device::rotational(devno).ok()
     });
     let first = kinds.next()??;
     if !kinds.all(|kind| kind == Some(first)) {

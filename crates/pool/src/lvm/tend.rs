@@ -1,7 +1,6 @@
 //! Upkeep: the stores of snapshots grow before they overflow.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 use stowage_host::Cmd;
 use stowage_host::failpoint::hit;
@@ -16,36 +15,20 @@ use crate::vg::{Lv, Report, names};
 /// A writer that fills stores faster than this many steps are made wins; the next call goes on.
 const ROUNDS: usize = 8;
 
-/// What the last look saw.
-#[derive(Default)]
-pub(super) struct Watch(Mutex<Option<Seen>>);
-
-struct Seen {
-    /// Sectors written to each store.
-    written: BTreeMap<String, u64>,
-    findings: Vec<Finding>,
-}
-
 impl LvmPool {
     /// A store is written to whenever a block of its origin is overwritten for the first time, or
     /// the snapshot itself is written to: its own counter tells all.
     pub(super) async fn tend_stores(&self) -> Result<Vec<Finding>> {
         let written = self.written()?;
-        if let Some(seen) = &*self.watch.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            if seen.written == written {
-                return Ok([seen.findings.clone(), self.vg.findings()].concat());
-            }
+        if let Some(findings) = self.watch.unchanged(&written) {
+            return Ok([findings, self.vg.findings()].concat());
         }
         let findings = if written.is_empty() {
             Vec::new()
         } else {
             self.grow_stores().await?
         };
-        let seen = Seen {
-            written,
-            findings: findings.clone(),
-        };
-        *self.watch.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+        self.watch.note(written, findings.clone());
         Ok([findings, self.vg.findings()].concat())
     }
 

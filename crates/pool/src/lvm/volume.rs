@@ -23,8 +23,11 @@ impl LvmPool {
         if let Some(there) = report.lv(&lv) {
             return existing(there);
         }
-        self.vg.whole(&report)?;
-        let place = self.place(&report, record.layout, size)?;
+        // Nobody is refused on a look that is a second old.
+        let place = match self.place(&report, record.layout, size) {
+            Ok(place) => place,
+            Err(_) => self.place(&*self.vg.report().await?, record.layout, size)?,
+        };
         let mut cmd = Cmd::new("lvcreate")
             .args(["-y", "-q", "-Wy", "-Zy"])
             .args(place.kind);
@@ -58,6 +61,7 @@ impl LvmPool {
 
     /// Where a volume of this layout fits.
     fn place(&self, report: &Report, layout: Layout, size: Bytes) -> Result<Place> {
+        self.vg.whole(report)?;
         let extent = report.vg.extent;
         let size = size.round_up(extent);
         let disks: Vec<_> = report.pvs.iter().filter(|pv| !pv.missing).collect();

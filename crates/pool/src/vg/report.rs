@@ -84,6 +84,20 @@ impl Lv {
         self.letter(5) == b'o'
     }
 
+    /// What is wrong with a thin pool beyond being full, when something is.
+    pub(crate) fn illness(&self) -> Option<String> {
+        let what = match (self.letter(4), self.letter(8)) {
+            (b'c' | b'C', _) => "needs a check",
+            (_, b'F') => "has failed",
+            (_, b'M') => "has read-only metadata",
+            _ => return None,
+        };
+        Some(format!(
+            "thin pool {} {what}; deactivate it and run lvconvert --repair",
+            self.name
+        ))
+    }
+
     /// A raid1 takes its extents twice.
     pub(crate) fn copies(&self) -> u64 {
         if self.letter(6) == b'r' { 2 } else { 1 }

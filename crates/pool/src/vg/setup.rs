@@ -47,14 +47,20 @@ pub(crate) async fn make_vg(vg: &Vg, disks: &[PathBuf], force: bool) -> Result<(
     Ok(())
 }
 
-/// Add disks to the group; those that are in it already stay as they are.
+/// Add disks to the group; those that are in it already stay as they are. Returns the names LVM
+/// has for all of them.
 ///
 /// # Errors
 /// As [`make_vg`].
-pub(crate) async fn extend(vg: &Vg, disks: &[PathBuf], force: bool) -> Result<()> {
+pub(crate) async fn extend(vg: &Vg, disks: &[PathBuf], force: bool) -> Result<Vec<String>> {
     let _turn = vg.turn().await;
     vg.report().await?;
-    join(vg, disks, force).await
+    join(vg, disks, force).await?;
+    let owners = Owners::read(vg.runner()).await?;
+    let names = disks
+        .iter()
+        .map(|disk| Ok(owners.row(disk)?.map(|row| row.pv_name.clone())));
+    names.filter_map(Result::transpose).collect()
 }
 
 async fn join(vg: &Vg, disks: &[PathBuf], force: bool) -> Result<()> {
@@ -193,9 +199,13 @@ impl Owners {
     /// The group of a disk, empty when it is an LVM disk without one. Compared by device number:
     /// a disk has many names.
     fn of(&self, disk: &Path) -> Result<Option<&str>> {
+        Ok(self.row(disk)?.map(|row| row.vg_name.as_str()))
+    }
+
+    fn row(&self, disk: &Path) -> Result<Option<&Row>> {
         let devno = device::devno(disk)
             .map_err(|e| Error::invalid(format!("{} is no disk", disk.display())).caused_by(e))?;
         let same = |row: &&Row| device::devno(Path::new(&row.pv_name)).is_ok_and(|n| n == devno);
-        Ok(self.0.iter().find(same).map(|row| row.vg_name.as_str()))
+        Ok(self.0.iter().find(same))
     }
 }

@@ -1,0 +1,228 @@
+//! Thin logical volumes in an LVM thin pool.
+//!
+//! ```text
+//!   LV in the thin pool                  what it is
+//!   stowage-v-<32 hex>                   a volume; its record in tags
+//!   stowage-s-<32 hex>                   a snapshot; its record in tags
+//!   either, tagged stowage.half=yes      leftover: half made
+//!
+//!   create, snapshot, clone:  lvcreate with the tags ─────────────────▶ there
+//!   clone and grow:           lvcreate ──▶ half ── lvextend ── lvchange (record, no half) ──▶ there
+//!   snapshot while held:      lvcreate ──▶ half ── dmsetup message ×2 ── lvchange ──▶ there
+//!   remove:                   lvremove ──▶ gone
+//! ```
+//!
+//! Snapshots and clones are volumes of their own: nothing needs its source. Nothing is wiped: a
+//! thin pool zeroes a block before it hands it out, which is checked when the pool is opened.
+//!
+//! Room is counted twice. *Promised*: the sizes of all volumes and clones (not of snapshots, which
+//! take blocks only as their sources change) must stay within the pool's size times
+//! `overprovision`. *Real*: nothing new is made once the pool's data or metadata are filled to
+//! their limits, because a pool that overflows stops all of its volumes.
+//!
+//! Failpoints: `thin.{create,grow,snapshot,clone,rewrite,remove,purge}.{begin,made}`,
+//! `thin.clone.{half,grown}`, `thin.held.{half,emptied,filled}`, `thin.extend.begin`,
+//! `thin.make.{begin,made}`, and those of `vg::setup`.
+
+mod clone;
+mod removal;
+mod room;
+mod scan;
+mod setup;
+mod snapshot;
+mod tend;
+mod volume;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use stowage_host::{Progress, Runner};
+use stowage_model::volumes::{Finding, PoolStatus};
+use stowage_model::{Bytes, Error, PoolKind, PoolName, Record, Result};
+
+use crate::vg::watch::Watch;
+use crate::vg::{Lv, Report, Vg, names};
+use crate::{Attach, Device, Leftover, Pool, Removed, Scan};
+
+pub use setup::{Options, make};
+
+/// A thin pool that holds thin volumes.
+pub struct ThinPool {
+    vg: Vg,
+    options: Options,
+    watch: Watch<Vec<u64>>,
+}
+
+impl ThinPool {
+    /// Open a pool. A group or thin pool that is not there (yet) is no error; [`Pool::status`]
+    /// tells.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Invalid`] for names LVM cannot have,
+    /// [`stowage_model::Kind::Precondition`] when the thin pool does not zero new blocks: a
+    /// volume would show what another one held.
+    pub async fn open(options: Options, runner: Arc<dyn Runner>) -> Result<Self> {
+        let vg = Vg::new(options.name.clone(), options.vg.clone(), runner)?;
+        setup::check(&options)?;
+        let pool = Self {
+            vg,
+            options,
+            watch: Watch::default(),
+        };
+        let looked = pool.vg.report().await;
+        let found = looked.as_deref().map_err(|e| e.chain()).and_then(|report| {
+            let lv = pool.thin_pool(report).map_err(|e| e.chain())?;
+            Ok(lv.zeroes)
+        });
+        match found {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(Error::precondition(format!(
+                    "pool {}: thin pool {} does not zero new blocks, so a volume would show what \
+                     another one held; run: lvchange --zero y {}",
+                    pool.options.name,
+                    pool.location(),
+                    pool.location()
+                )));
+            }
+            Err(problem) => tracing::warn!(pool.name = %pool.options.name, "{problem}"),
+        }
+        Ok(pool)
+    }
+
+    /// `vg/pool`, as LVM's commands take it.
+    fn location(&self) -> String {
+        self.vg.path(&self.options.thin_pool)
+    }
+
+    /// The thin pool's own LV.
+    fn thin_pool<'a>(&self, report: &'a Report) -> Result<&'a Lv> {
+        report
+            .lv(&self.options.thin_pool)
+            .filter(|lv| lv.is_thin_pool())
+            .ok_or_else(|| {
+                Error::precondition(format!(
+                    "thin pool {} is missing; make it with `stowage pool create` or \
+                 `lvcreate --type thin-pool`",
+                    self.location()
+                ))
+            })
+    }
+
+    /// The thin volumes in the pool, of whatever sort.
+    fn members<'a>(&'a self, report: &'a Report) -> impl Iterator<Item = &'a Lv> {
+        report
+            .lvs
+            .iter()
+            .filter(|lv| lv.pool.as_ref() == Some(&self.options.thin_pool))
+    }
+
+    fn lvs(&self, records: &[Record]) -> Vec<String> {
+        records.iter().map(|record| names::of(&record.id)).collect()
+    }
+}
+
+#[async_trait]
+impl Pool for ThinPool {
+    fn name(&self) -> &PoolName {
+        self.vg.pool()
+    }
+
+    fn kind(&self) -> PoolKind {
+        PoolKind::Thin
+    }
+
+    fn vg(&self) -> Option<&str> {
+        Some(self.vg.name())
+    }
+
+    fn rounded(&self, size: Bytes) -> Bytes {
+        size.round_up(self.vg.extent())
+    }
+
+    fn can_snapshot(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn clones_instantly(&self, _new: &Record) -> bool {
+        true
+    }
+
+    fn creation_needs_journal(&self) -> bool {
+        // A thin volume has no block until it is written to; blank is all it can be.
+        false
+    }
+
+    async fn status(&self) -> Result<PoolStatus> {
+        self.status_now().await
+    }
+
+    async fn scan(&self) -> Result<Scan> {
+        self.scan_pool().await
+    }
+
+    async fn create(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        self.create_volume(record, size).await
+    }
+
+    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
+        self.cut(of, snapshot).await
+    }
+
+    fn freezes_itself(&self) -> bool {
+        true
+    }
+
+    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
+        self.make_clone(source, new, size).await
+    }
+
+    async fn rewrite(&self, record: &Record) -> Result<()> {
+        self.rewrite_record(record).await
+    }
+
+    async fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        self.grow_volume(record, size).await
+    }
+
+    async fn remove(&self, record: &Record) -> Result<Removed> {
+        self.take_away(record).await
+    }
+
+    async fn purge(&self, leftover: &Leftover, _progress: &Arc<Progress>) -> Result<()> {
+        self.clear_leftover(leftover).await
+    }
+
+    async fn attach(&self, record: &Record, _how: Attach) -> Result<Device> {
+        self.vg.attach(&names::of(&record.id)).await
+    }
+
+    async fn attached(&self, record: &Record) -> Result<Option<Device>> {
+        self.vg.attached(&names::of(&record.id))
+    }
+
+    async fn detach(&self, record: &Record) -> Result<()> {
+        let _turn = self.vg.turn().await;
+        self.vg.detach(&names::of(&record.id)).await
+    }
+
+    async fn suspend(&self, records: &[Record]) -> Result<()> {
+        self.vg.suspend(&self.lvs(records)).await
+    }
+
+    async fn resume(&self, records: &[Record]) -> Result<()> {
+        self.vg.resume(&self.lvs(records)).await
+    }
+
+    async fn extend(&self, disks: &[PathBuf], force: bool) -> Result<()> {
+        self.take_disks(disks, force).await
+    }
+
+    async fn tend(&self) -> Result<Vec<Finding>> {
+        self.watch_fill().await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! How much may still be promised, and whether anything new may be made at all.
+
+use stowage_model::{Bytes, Error, Result};
+
+use super::ThinPool;
+use crate::vg::sort::{Sort, sort};
+use crate::vg::{Lv, Report};
+
+/// The room of a thin pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Sizes of all volumes.
+    pub(super) promised: Bytes,
+    /// What may be promised on top.
+    pub(super) free: Bytes,
+}
+
+impl ThinPool {
+    pub(super) fn room(&self, report: &Report, pool: &Lv) -> Room {
+        let promised = self
+            .members(report)
+            .filter(|lv| counts(lv))
+            .map(|lv| lv.size)
+            .sum();
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a factor given by a person is not exact to the byte; `as` saturates"
+        )]
+        let promisable = Bytes((pool.size.0 as f64 * self.options.overprovision) as u64);
+        let free = match self.filled(pool) {
+            Some(_) => Bytes(0),
+            None => promisable.minus(promised).round_down(report.vg.extent),
+        };
+        Room { promised, free }
+    }
+
+    /// Why nothing new may be made, whatever was promised.
+    fn filled(&self, pool: &Lv) -> Option<String> {
+        [
+            ("data", pool.data_percent, self.options.data_limit),
+            (
+                "metadata",
+                pool.metadata_percent,
+                self.options.metadata_limit,
+            ),
+        ]
+        .into_iter()
+        .find_map(|(what, percent, limit)| {
+            let percent = percent.filter(|percent| *percent >= f64::from(limit))?;
+            Some(format!(
+                "the {what} of thin pool {} are filled to {percent:.0} %, its limit is {limit} %",
+                self.location()
+            ))
+        })
+    }
+
+    /// Refuse what would promise or fill too much. A snapshot promises nothing.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Full`] naming the pool, what is left and what was asked.
+    pub(super) fn has_room(&self, report: &Report, asked: Bytes) -> Result<()> {
+        self.vg.whole(report)?;
+        let pool = self.thin_pool(report)?;
+        let name = &self.options.name;
+        if let Some(filled) = self.filled(pool) {
+            return Err(Error::full(format!(
+                "pool {name} has no room: {filled}; delete something or extend it"
+            )));
+        }
+        let room = self.room(report, pool);
+        if asked > room.free {
+            return Err(Error::full(format!(
+                "pool {name} has no room: {asked} asked, {} may still be promised ({} of {} times \
+                 {} are)",
+                room.free, room.promised, self.options.overprovision, pool.size
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a member's size is promised to someone. Foreign ones count: they can fill the pool.
+fn counts(lv: &Lv) -> bool {
+    match sort(lv, false) {
+        Sort::Ours(record) => !record.is_snapshot(),
+        Sort::Leftover => false,
+        Sort::Unreadable(_) | Sort::Foreign => true,
+    }
+}

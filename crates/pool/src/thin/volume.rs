@@ -1,0 +1,124 @@
+//! Volumes: made, grown, recorded.
+
+use stowage_host::Cmd;
+use stowage_host::failpoint::hit;
+use stowage_model::{Bytes, Error, Record, Result};
+
+use super::ThinPool;
+use crate::vg::sort::{Sort, sort};
+use crate::vg::{Lv, Report, names, tags};
+
+impl ThinPool {
+    pub(super) async fn create_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        let name = names::of(&record.id);
+        let new_tags = tags::of_record(record)?;
+        let _turn = self.vg.turn().await;
+        let report = self.vg.glance().await?;
+        if let Some(size) = self.made_before(&report, &name).await? {
+            return Ok(size);
+        }
+        let size = size.round_up(report.vg.extent);
+        // Nobody is refused on a look that is a second old.
+        if self.has_room(&report, size).is_err() {
+            self.has_room(&*self.vg.report().await?, size)?;
+        }
+        let cmd = Cmd::new("lvcreate").args(["-y", "-q", "-n", &name]);
+        let cmd = cmd.args(["-V", &format!("{}b", size.0), "-T", &self.location()]);
+        hit("thin.create.begin");
+        self.make_lv(cmd, &name, new_tags).await?;
+        hit("thin.create.made");
+        Ok(size)
+    }
+
+    /// The size of the volume or snapshot if it is there; a half-made one is taken out of the way.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Exists`] when something else has its name.
+    pub(super) async fn made_before(&self, report: &Report, name: &str) -> Result<Option<Bytes>> {
+        let Some(there) = report.lv(name) else {
+            return Ok(None);
+        };
+        if there.pool.as_ref() != Some(&self.options.thin_pool) {
+            return Err(Error::exists(format!(
+                "LV {} is in the way and not in thin pool {}; remove or rename it",
+                self.vg.path(name),
+                self.location()
+            )));
+        }
+        match sort(there, false) {
+            Sort::Ours(_) => Ok(Some(there.size)),
+            Sort::Leftover => {
+                self.vg.lvremove(name).await?;
+                Ok(None)
+            }
+            Sort::Unreadable(why) => Err(Error::exists(format!(
+                "LV {} is in the way: {why}; look at `lvs -o+lv_tags`, and remove or rename it",
+                self.vg.path(name)
+            ))),
+            Sort::Foreign => Err(Error::exists(format!("LV {name} is in the way"))),
+        }
+    }
+
+    /// Run an lvcreate with these tags on top.
+    pub(super) async fn make_lv(&self, cmd: Cmd, name: &str, new_tags: Vec<String>) -> Result<()> {
+        let cmd = new_tags
+            .iter()
+            .fold(cmd, |cmd, tag| cmd.args(["--addtag", tag]));
+        let made = self.vg.change(cmd).await;
+        made.map_err(|e| {
+            self.vg
+                .explain(e, &format!("create LV {}", self.vg.path(name)))
+        })?;
+        self.vg.note_tags(name, new_tags);
+        Ok(())
+    }
+
+    /// The LV of a volume or snapshot that must be there.
+    pub(super) fn member<'a>(&self, report: &'a Report, name: &str) -> Result<&'a Lv> {
+        report
+            .lv(name)
+            .filter(|lv| lv.pool.as_ref() == Some(&self.options.thin_pool))
+            .ok_or_else(|| Error::not_found(format!("there is no LV {}", self.vg.path(name))))
+    }
+
+    pub(super) async fn grow_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        let name = names::of(&record.id);
+        let _turn = self.vg.turn().await;
+        let report = self.vg.report().await?;
+        let size = size.round_up(report.vg.extent);
+        let lv = self.member(&report, &name)?;
+        if lv.size >= size {
+            return Ok(lv.size);
+        }
+        self.has_room(&report, size.minus(lv.size))?;
+        hit("thin.grow.begin");
+        self.lvextend(&name, size).await?;
+        hit("thin.grow.made");
+        Ok(size)
+    }
+
+    pub(super) async fn lvextend(&self, name: &str, size: Bytes) -> Result<()> {
+        let path = self.vg.path(name);
+        let cmd = Cmd::new("lvextend").args(["-y", "-q", "-L", &format!("{}b", size.0), &path]);
+        let grown = self.vg.change(cmd).await;
+        grown.map_err(|error| self.vg.explain(error, &format!("grow LV {path}")))
+    }
+
+    pub(super) async fn rewrite_record(&self, record: &Record) -> Result<()> {
+        let lv = names::of(&record.id);
+        let _turn = self.vg.turn().await;
+        let old = self.vg.tags_of(&lv).await?;
+        let gone: Vec<_> = tags::record_part(&old).cloned().collect();
+        hit("thin.rewrite.begin");
+        self.vg.retag(&lv, &gone, &tags::of_record(record)?).await?;
+        hit("thin.rewrite.made");
+        Ok(())
+    }
+
+    /// Give a half-made LV its record: from then on it is there.
+    pub(super) async fn finish(&self, name: &str, record: &Record) -> Result<()> {
+        self.vg
+            .retag(name, &[tags::HALF.to_owned()], &tags::of_record(record)?)
+            .await
+    }
+}

@@ -1,0 +1,566 @@
+//! Thin volumes on a real LVM thin pool.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod guest;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use guest::{Bench, VG, count, destroy, device, fill, found, lv, snapshot, text, volume};
+use stowage_model::record::Content;
+use stowage_model::volumes::{Severity, Trouble};
+use stowage_model::{Bytes, Kind, PoolName, Record};
+use stowage_pool::thin::{Options, ThinPool, make};
+use stowage_pool::{Attach, Defect, Pool, Removed, lvm};
+
+fn options() -> Options {
+    Options {
+        name: PoolName::new("thin").unwrap(),
+        vg: VG.to_owned(),
+        thin_pool: "tp-0".to_owned(),
+        overprovision: 3.0,
+        data_limit: Options::DATA_LIMIT,
+        metadata_limit: Options::METADATA_LIMIT,
+    }
+}
+
+async fn open(bench: &Bench) -> ThinPool {
+    ThinPool::open(options(), Arc::clone(&bench.runner))
+        .await
+        .unwrap()
+}
+
+/// A thin pool of this size on the first disk.
+async fn pool(bench: &Bench, size: Bytes) -> ThinPool {
+    let runner = || Arc::clone(&bench.runner);
+    make(&options(), &bench.some(1), Some(size), false, runner())
+        .await
+        .unwrap();
+    make(&options(), &bench.some(1), Some(size), false, runner())
+        .await
+        .unwrap();
+    open(bench).await
+}
+
+fn clone(name: &str, of: &Record) -> Record {
+    Record {
+        source: Some(of.id.clone()),
+        ..volume(name)
+    }
+}
+
+#[tokio::test]
+async fn a_volume_is_made_found_written_grown_rewritten_and_removed() {
+    let bench = Bench::new().await;
+    let pool = bench
+        .timed("make and open a pool", pool(&bench, Bytes::mib(200)))
+        .await;
+    let before = pool.status().await.unwrap();
+    assert_eq!((before.problem, before.total), (None, Bytes::mib(200)));
+    assert_eq!((before.free, before.promised), (Bytes::mib(600), Bytes(0)));
+
+    let mut record = volume("Ü +ナ, \"$(x)\"");
+    let size = bench
+        .timed("create", pool.create(&record, Bytes::mib(61)))
+        .await
+        .unwrap();
+    assert_eq!(size, Bytes::mib(64));
+    assert_eq!(pool.create(&record, Bytes::mib(61)).await.unwrap(), size);
+    let at = bench
+        .timed("attach", pool.attach(&record, Attach::Held))
+        .await
+        .unwrap();
+    assert_eq!((at.size, count(&at.path, 0)), (size, 64 << 20));
+    bench.ext4(&at.path).await;
+    record.content = Content::Raw;
+    bench.timed("rewrite", pool.rewrite(&record)).await.unwrap();
+    assert_eq!(found(&open(&bench).await).await, [record.clone()]);
+
+    let mounted = bench.mount(&at.path, "rw").await;
+    assert_eq!(
+        pool.detach(&record).await.unwrap_err().kind(),
+        Kind::Precondition
+    );
+    assert_eq!(
+        pool.remove(&record).await.unwrap_err().kind(),
+        Kind::Precondition
+    );
+    let grown = bench
+        .timed("grow", pool.grow(&record, Bytes::mib(100)))
+        .await
+        .unwrap();
+    assert_eq!(grown, Bytes::mib(100));
+    assert_eq!(pool.grow(&record, Bytes::mib(80)).await.unwrap(), grown);
+    mounted.unmount(&bench).await;
+    bench.timed("detach", pool.detach(&record)).await.unwrap();
+    assert!(pool.attached(&record).await.unwrap().is_none());
+    device(&pool, &record).await;
+    assert!(matches!(
+        bench.timed("remove", pool.remove(&record)).await.unwrap(),
+        Removed::Gone
+    ));
+    assert!(matches!(pool.remove(&record).await.unwrap(), Removed::Gone));
+    assert_eq!(pool.status().await.unwrap().free, before.free);
+}
+
+#[tokio::test]
+async fn no_byte_of_a_removed_volume_is_seen_again() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, Bytes::mib(64)).await;
+    let (old, new) = (volume("old"), volume("new"));
+    pool.create(&old, Bytes::mib(48)).await.unwrap();
+    fill(&device(&pool, &old).await, 0, 48, 0xA5);
+    destroy(&pool, &old).await;
+    pool.create(&new, Bytes::mib(48)).await.unwrap();
+    let at = device(&pool, &new).await;
+    // One sector of each block, so that every block is taken.
+    let file = std::fs::File::options().write(true).open(&at).unwrap();
+    for block in 0..(48 << 20) / (64 << 10) {
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 512], block * (64 << 10)).unwrap();
+    }
+    file.sync_all().unwrap();
+    assert_eq!(count(&at, 0xA5), 0);
+}
+
+#[tokio::test]
+async fn snapshots_and_clones_live_on_their_own() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, Bytes::mib(300)).await;
+    let (record, cut) = (volume("v"), snapshot("s", &volume("v")));
+    pool.create(&record, Bytes::mib(32)).await.unwrap();
+    let at = device(&pool, &record).await;
+    bench.ext4(&at).await;
+    let mounted = bench.mount(&at, "rw").await;
+    mounted.write("before", b"1");
+    bench
+        .timed("snapshot of a mounted volume", pool.snapshot(&record, &cut))
+        .await
+        .unwrap();
+    pool.snapshot(&record, &cut).await.unwrap();
+    mounted.write("after", b"2");
+    let (of_cut, of_volume) = (clone("c1", &cut), clone("c2", &record));
+    let made = bench
+        .timed("clone", pool.clone_volume(&cut, &of_cut, Bytes::mib(32)))
+        .await;
+    assert_eq!(made.unwrap(), Bytes::mib(32));
+    let made = pool.clone_volume(&record, &of_volume, Bytes::mib(48));
+    assert_eq!(
+        bench.timed("clone and grow", made).await.unwrap(),
+        Bytes::mib(48)
+    );
+    assert_eq!(
+        pool.clone_volume(&record, &of_volume, Bytes::mib(48))
+            .await
+            .unwrap(),
+        Bytes::mib(48)
+    );
+    let status = pool.status().await.unwrap();
+    assert_eq!((status.volumes, status.snapshots), (3, 1));
+    assert_eq!(
+        status.promised,
+        Bytes::mib(32 + 32 + 48),
+        "snapshots promise nothing"
+    );
+    mounted.unmount(&bench).await;
+    destroy(&pool, &record).await;
+
+    let kept = bench.mount(&device(&pool, &cut).await, "ro,noload").await;
+    assert!(kept.has("before") && !kept.has("after"));
+    kept.unmount(&bench).await;
+    destroy(&pool, &cut).await;
+    for (copy, after) in [(&of_cut, false), (&of_volume, true)] {
+        let mounted = bench.mount(&device(&pool, copy).await, "rw").await;
+        assert_eq!((mounted.has("before"), mounted.has("after")), (true, after));
+        mounted.write("more", b"3");
+        mounted.unmount(&bench).await;
+    }
+    assert_eq!(found(&pool).await, [of_cut, of_volume]);
+    guest::sweep(&pool).await;
+}
+
+#[tokio::test]
+async fn snapshots_of_several_volumes_show_one_moment() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, Bytes::mib(300)).await;
+    let records = [volume("a"), volume("b")];
+    let cuts = [snapshot("sa", &records[0]), snapshot("sb", &records[1])];
+    let mut mounts = Vec::new();
+    for record in &records {
+        pool.create(record, Bytes::mib(48)).await.unwrap();
+        let at = device(&pool, record).await;
+        bench.ext4(&at).await;
+        mounts.push(bench.mount(&at, "rw").await);
+    }
+    let (a, b) = (mounts[0].point.join("n"), mounts[1].point.join("n"));
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let writer = std::thread::spawn(move || {
+        let mut n = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            n += 1;
+            for path in [&a, &b] {
+                std::fs::write(path, n.to_string()).unwrap();
+                std::fs::File::open(path).unwrap().sync_all().unwrap();
+            }
+        }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    bench
+        .timed("suspend two", pool.suspend(&records))
+        .await
+        .unwrap();
+    for (record, cut) in records.iter().zip(&cuts) {
+        bench
+            .timed("snapshot while held", pool.snapshot(record, cut))
+            .await
+            .unwrap();
+    }
+    bench
+        .timed("resume two", pool.resume(&records))
+        .await
+        .unwrap();
+    bench
+        .timed("resume again", pool.resume(&records))
+        .await
+        .unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    let mut counts = Vec::new();
+    for cut in &cuts {
+        let frozen = bench.mount(&device(&pool, cut).await, "ro,noload").await;
+        let text = std::fs::read_to_string(frozen.point.join("n")).unwrap();
+        counts.push(text.parse::<i64>().unwrap());
+        frozen.unmount(&bench).await;
+    }
+    assert!((0..=1).contains(&(counts[0] - counts[1])), "{counts:?}");
+    // LVM and the kernel still agree about the pool.
+    pool.create(&volume("c"), Bytes::mib(8)).await.unwrap();
+    pool.snapshot(&records[0], &snapshot("later", &records[0]))
+        .await
+        .unwrap();
+    for mounted in mounts {
+        mounted.unmount(&bench).await;
+    }
+    guest::sweep(&pool).await;
+}
+
+#[tokio::test]
+async fn a_frozen_file_system_refuses_the_cut_and_leaves_nothing() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, Bytes::mib(200)).await;
+    let (record, cut) = (volume("v"), snapshot("s", &volume("v")));
+    pool.create(&record, Bytes::mib(64)).await.unwrap();
+    let at = device(&pool, &record).await;
+    bench.ext4(&at).await;
+    let mounted = bench.mount(&at, "rw").await;
+    bench.run(&["fsfreeze", "-f", text(&mounted.point)]).await;
+    let refused = pool.snapshot(&record, &cut).await;
+    bench.run(&["fsfreeze", "-u", text(&mounted.point)]).await;
+    assert_eq!(refused.unwrap_err().kind(), Kind::Precondition);
+    assert_eq!(found(&pool).await, std::slice::from_ref(&record));
+    pool.snapshot(&record, &cut).await.unwrap();
+    mounted.unmount(&bench).await;
+    guest::sweep(&pool).await;
+}
+
+#[tokio::test]
+async fn promises_and_fill_have_limits() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, Bytes::mib(100)).await;
+    let (one, cut) = (volume("one"), snapshot("s", &volume("one")));
+    pool.create(&one, Bytes::mib(200)).await.unwrap();
+    assert_eq!(pool.status().await.unwrap().free, Bytes::mib(100));
+    pool.snapshot(&one, &cut).await.unwrap();
+    assert_eq!(pool.status().await.unwrap().free, Bytes::mib(100));
+    let full = [
+        pool.create(&volume("two"), Bytes::mib(104))
+            .await
+            .unwrap_err(),
+        pool.grow(&one, Bytes::mib(304)).await.unwrap_err(),
+        pool.clone_volume(&cut, &clone("c", &cut), Bytes::mib(200))
+            .await
+            .unwrap_err(),
+    ];
+    assert!(full.iter().all(|e| e.kind() == Kind::Full), "{full:?}");
+    assert!(
+        full[0].message().contains("104Mi") && full[0].message().contains("100Mi"),
+        "{full:?}"
+    );
+    pool.create(&volume("two"), Bytes::mib(8)).await.unwrap();
+
+    assert_eq!(pool.tend().await.unwrap(), []);
+    let at = device(&pool, &one).await;
+    fill(&at, 0, 84, 1);
+    let findings = bench.timed("tend", pool.tend()).await.unwrap();
+    assert_eq!(
+        (findings[0].trouble, findings[0].severity),
+        (Trouble::PoolFull, Severity::Warning)
+    );
+    assert!(findings[0].mend.contains("lvextend"), "{findings:?}");
+    assert_eq!(
+        bench
+            .timed("tend with nothing written", pool.tend())
+            .await
+            .unwrap(),
+        findings
+    );
+    fill(&at, 84, 8, 1);
+    for refused in [
+        pool.create(&volume("three"), Bytes::mib(4))
+            .await
+            .unwrap_err(),
+        pool.snapshot(&one, &snapshot("s2", &one))
+            .await
+            .unwrap_err(),
+    ] {
+        assert_eq!(refused.kind(), Kind::Full);
+        assert!(refused.message().contains("92 %"), "{refused}");
+    }
+    assert_eq!(pool.status().await.unwrap().free, Bytes(0));
+    fill(&at, 92, 5, 1);
+    assert_eq!(pool.tend().await.unwrap()[0].severity, Severity::Error);
+
+    // Another disk helps at once.
+    bench
+        .timed("extend", pool.extend(&[bench.disks[1].clone()], false))
+        .await
+        .unwrap();
+    pool.extend(&[bench.disks[1].clone()], false).await.unwrap();
+    assert!(pool.status().await.unwrap().total > Bytes::gib(1));
+    pool.create(&volume("three"), Bytes::mib(4)).await.unwrap();
+    bench.run(&["blkdiscard", "-f", text(&at)]).await;
+    assert_eq!(pool.tend().await.unwrap(), []);
+    guest::sweep(&pool).await;
+}
+
+#[tokio::test]
+async fn a_pool_may_be_all_that_is_free() {
+    let bench = Bench::new().await;
+    let runner = || Arc::clone(&bench.runner);
+    make(&options(), &bench.some(2), None, false, runner())
+        .await
+        .unwrap();
+    let status = open(&bench).await.status().await.unwrap();
+    assert!(status.total > Bytes::gib(1), "{status:?}");
+    let theirs = Options {
+        name: PoolName::new("other").unwrap(),
+        ..options()
+    };
+    let refused = make(&theirs, &[], None, false, runner()).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Exists);
+}
+
+#[tokio::test]
+async fn a_pool_that_does_not_zero_is_refused() {
+    let bench = Bench::new().await;
+    pool(&bench, Bytes::mib(64)).await;
+    let location = format!("{VG}/tp-0");
+    bench
+        .run(&["lvchange", "-q", "--zero", "n", &location])
+        .await;
+    let refused = ThinPool::open(options(), Arc::clone(&bench.runner))
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        refused
+            .message()
+            .contains(&format!("lvchange --zero y {location}")),
+        "{refused}"
+    );
+    bench
+        .run(&["lvchange", "-q", "--zero", "y", &location])
+        .await;
+    open(&bench).await;
+}
+
+#[tokio::test]
+async fn a_missing_pool_is_a_problem_not_a_crash() {
+    let bench = Bench::new().await;
+    let pool = open(&bench).await;
+    assert!(
+        pool.status()
+            .await
+            .unwrap()
+            .problem
+            .unwrap()
+            .contains("is missing")
+    );
+    assert_eq!(pool.tend().await.unwrap()[0].trouble, Trouble::PoolMissing);
+    lvm::make(
+        &lvm::Options {
+            name: PoolName::new("x").unwrap(),
+            vg: VG.into(),
+            wipe: lvm::Wipe::Zero,
+        },
+        &bench.some(1),
+        false,
+        Arc::clone(&bench.runner),
+    )
+    .await
+    .unwrap();
+    assert!(
+        pool.status()
+            .await
+            .unwrap()
+            .problem
+            .unwrap()
+            .contains("tp-0 is missing")
+    );
+    let refused = pool.create(&volume("v"), Bytes::mib(4)).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Precondition);
+    make(
+        &options(),
+        &[],
+        Some(Bytes::mib(64)),
+        false,
+        Arc::clone(&bench.runner),
+    )
+    .await
+    .unwrap();
+    pool.create(&volume("v"), Bytes::mib(4)).await.unwrap();
+    // After a reboot nothing is active, and nothing is known of the fill.
+    pool.detach(&volume("v")).await.unwrap();
+    bench.run(&["vgchange", "-q", "-an", VG]).await;
+    let pool = open(&bench).await;
+    let status = pool.status().await.unwrap();
+    assert_eq!((status.data_percent, status.volumes), (None, 1));
+    device(&pool, &volume("v")).await;
+    guest::sweep(&pool).await;
+}
+
+#[tokio::test]
+async fn two_pools_of_one_group_do_not_see_each_other() {
+    let bench = Bench::new().await;
+    let thin = pool(&bench, Bytes::mib(64)).await;
+    let options = lvm::Options {
+        name: PoolName::new("thick").unwrap(),
+        vg: VG.into(),
+        wipe: lvm::Wipe::Zero,
+    };
+    let thick = lvm::LvmPool::open(options, Arc::clone(&bench.runner))
+        .await
+        .unwrap();
+    thin.create(&volume("thin"), Bytes::mib(4)).await.unwrap();
+    thick.create(&volume("thick"), Bytes::mib(4)).await.unwrap();
+    bench
+        .run(&[
+            "lvcreate",
+            "-q",
+            "-y",
+            "-n",
+            "theirs",
+            "-V",
+            "8M",
+            "-T",
+            &format!("{VG}/tp-0"),
+        ])
+        .await;
+    assert_eq!(found(&thin).await, [volume("thin")]);
+    assert_eq!(found(&thick).await, [volume("thick")]);
+    assert_eq!(
+        thin.scan().await.unwrap().defects,
+        [Defect::Foreign("theirs".into())]
+    );
+    assert_eq!(thick.scan().await.unwrap().defects, []);
+    assert_eq!(thin.status().await.unwrap().promised, Bytes::mib(12));
+    let taken = thin
+        .create(&volume("thick"), Bytes::mib(4))
+        .await
+        .unwrap_err();
+    assert_eq!(taken.kind(), Kind::Exists);
+    let fake = stowage_pool::Leftover {
+        handle: lv(&volume("thin")),
+        size: Bytes(0),
+    };
+    let progress = Arc::new(stowage_host::Progress::new());
+    assert_eq!(
+        thin.purge(&fake, &progress).await.unwrap_err().kind(),
+        Kind::Precondition
+    );
+}
+
+/// Everything a pool does, for the test below to cut off at each step.
+#[tokio::test]
+#[ignore = "run by killed_anywhere_a_pool_is_understood_and_can_be_swept"]
+async fn scenario() {
+    let bench = Bench::as_is();
+    let runner = || Arc::clone(&bench.runner);
+    make(
+        &options(),
+        &bench.some(1),
+        Some(Bytes::mib(64)),
+        true,
+        runner(),
+    )
+    .await
+    .unwrap();
+    let pool = open(&bench).await;
+    let (record, cut, held) = (
+        volume("v"),
+        snapshot("s", &volume("v")),
+        snapshot("h", &volume("v")),
+    );
+    let copy = clone("c", &cut);
+    pool.create(&record, Bytes::mib(16)).await.unwrap();
+    fill(&device(&pool, &record).await, 0, 1, 1);
+    pool.snapshot(&record, &cut).await.unwrap();
+    pool.clone_volume(&cut, &copy, Bytes::mib(24))
+        .await
+        .unwrap();
+    pool.suspend(std::slice::from_ref(&record)).await.unwrap();
+    pool.snapshot(&record, &held).await.unwrap();
+    pool.resume(std::slice::from_ref(&record)).await.unwrap();
+    pool.grow(&record, Bytes::mib(24)).await.unwrap();
+    pool.rewrite(&Record {
+        content: Content::Raw,
+        ..record.clone()
+    })
+    .await
+    .unwrap();
+    for record in [&cut, &copy, &record] {
+        destroy(&pool, record).await;
+    }
+    pool.extend(&bench.some(2), true).await.unwrap();
+}
+
+#[tokio::test]
+async fn killed_anywhere_a_pool_is_understood_and_can_be_swept() {
+    let bench = Bench::new().await;
+    let (killed, passed) = guest::run_child(&bench, "scenario", None).await;
+    assert!(!killed && passed.len() > 20, "{passed:?}");
+    let mut hits = std::collections::BTreeMap::new();
+    for point in &passed {
+        let nth = hits.entry(point.clone()).or_insert(0);
+        *nth += 1;
+        bench.blank().await;
+        let (killed, _) =
+            guest::run_child(&bench, "scenario", Some(&format!("{point}#{nth}"))).await;
+        assert!(killed, "{point}#{nth} was not reached");
+        println!("killed at {point}#{nth}");
+        let runner = Arc::clone(&bench.runner);
+        make(
+            &options(),
+            &bench.some(1),
+            Some(Bytes::mib(64)),
+            true,
+            runner,
+        )
+        .await
+        .unwrap();
+        let pool = open(&bench).await;
+        let records: Vec<_> = found(&pool).await;
+        pool.resume(&records).await.unwrap();
+        // What was half made can be made again.
+        if let Some(record) = records.iter().find(|r| **r == volume("v")) {
+            pool.snapshot(record, &snapshot("h", record)).await.unwrap();
+        }
+        guest::sweep(&pool).await;
+        assert_eq!(
+            pool.status().await.unwrap().promised,
+            Bytes(0),
+            "after {point}#{nth}"
+        );
+    }
+}
