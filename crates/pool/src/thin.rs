@@ -63,7 +63,8 @@ impl ThinPool {
     /// [`stowage_model::Kind::Precondition`] when the thin pool does not zero new blocks: a
     /// volume would show what another one held.
     pub async fn open(options: Options, runner: Arc<dyn Runner>) -> Result<Self> {
-        let vg = Vg::new(options.name.clone(), options.vg.clone(), runner)?;
+        let vg = Vg::new(options.name.clone(), options.vg.clone(), runner)?
+            .of_thin_pool(&options.thin_pool);
         setup::check(&options)?;
         let pool = Self {
             vg,

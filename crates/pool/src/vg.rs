@@ -52,6 +52,8 @@ const USUAL_EXTENT: Bytes = Bytes::mib(4);
 pub(crate) struct Vg {
     pool: PoolName,
     name: String,
+    /// The thin pool whose volumes are the pool's own; without it, those in none are.
+    thin_pool: Option<String>,
     runner: Arc<dyn Runner>,
     devices: dm::Devices,
     turn: AsyncMutex<()>,
@@ -67,6 +69,7 @@ struct Seen {
     /// Tags of LVs as last read or written.
     tags: HashMap<String, Vec<String>>,
     problem: Option<String>,
+    ailing: Vec<Finding>,
 }
 
 impl Vg {
@@ -85,15 +88,23 @@ impl Vg {
             extent: USUAL_EXTENT,
             tags: HashMap::new(),
             problem: None,
+            ailing: Vec::new(),
         };
         Ok(Self {
             pool,
             name,
+            thin_pool: None,
             runner,
             devices: dm::Devices::default(),
             turn: AsyncMutex::new(()),
             seen: Mutex::new(seen),
         })
+    }
+
+    /// The same group, on behalf of a pool that is a thin pool in it.
+    pub(crate) fn of_thin_pool(mut self, name: &str) -> Self {
+        self.thin_pool = Some(name.to_owned());
+        self
     }
 
     #[cfg(test)]
@@ -155,6 +166,7 @@ impl Vg {
                 let report = Arc::new(report);
                 seen.extent = report.vg.extent;
                 seen.problem = self.lacks(&report);
+                seen.ailing = self.ailing(&report);
                 if seen.changes == changes {
                     seen.tags = report
                         .lvs
@@ -284,7 +296,13 @@ impl Vg {
     /// code for all, and by its text second.
     pub(crate) fn explain(&self, error: CmdError, what: &str) -> Error {
         let (vg, pool) = (&self.name, &self.pool);
-        let text = if says(&error, "nsufficient") || says(&error, "reached threshold") {
+        let text = if says(&error, "unexpected transaction id") {
+            return Error::internal(format!(
+                "failed to {what}: LVM and the kernel disagree about a thin pool of volume group \
+                 {vg}; see lvmthin(7), \"Metadata repair\""
+            ))
+            .caused_by(error);
+        } else if says(&error, "nsufficient") || says(&error, "reached threshold") {
             return Error::full(format!("failed to {what}: pool {pool} has no room left"))
                 .caused_by(error);
         } else if says(&error, "PVs are missing") {
@@ -335,7 +353,7 @@ impl Vg {
         }
     }
 
-    /// What is wrong with the group as a whole.
+    /// What is wrong with the group and its volumes, as far as the last look showed.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let missing = |problem: String| Finding {
             severity: Severity::Error,
@@ -344,7 +362,27 @@ impl Vg {
             what: problem,
             mend: format!("look at `vgs {}` and `pvs`", self.name),
         };
-        self.problem().map(missing).into_iter().collect()
+        let missing = self.problem().map(missing);
+        missing
+            .into_iter()
+            .chain(self.seen().ailing.clone())
+            .collect()
+    }
+
+    /// The pool's volumes and snapshots whose disks fail them.
+    fn ailing(&self, report: &Report) -> Vec<Finding> {
+        let own = report.lvs.iter().filter(|lv| lv.pool == self.thin_pool);
+        own.filter_map(|lv| {
+            let (what, mend) = lv.ailment()?;
+            Some(Finding {
+                severity: Severity::Error,
+                trouble: Trouble::DeviceError,
+                subject: names::id(&lv.name)?.to_string(),
+                what: format!("LV {} {what}", lv.name),
+                mend: mend.to_owned(),
+            })
+        })
+        .collect()
     }
 }
 

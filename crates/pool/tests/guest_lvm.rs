@@ -226,13 +226,13 @@ async fn a_snapshot_without_room_to_grow_is_told_and_one_that_overflowed_too() {
     let free = pool.status().await.unwrap().free;
     pool.create(&rest, free.minus(Bytes::mib(4))).await.unwrap();
     let at = device(&pool, &record).await;
-    fill(&at, 0, 6, 1);
+    fill(&at, 0, 5, 1);
     assert_eq!(
         pool.tend().await.unwrap(),
         [],
         "the last 4Mi are enough for now"
     );
-    fill(&at, 6, 3, 1);
+    fill(&at, 5, 4, 1);
     let findings = pool.tend().await.unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(
@@ -440,22 +440,22 @@ async fn an_origin_grows_only_while_unused() {
 }
 
 #[tokio::test]
-async fn a_volume_whose_snapshot_is_read_stays_attached() {
+async fn a_volume_and_its_snapshots_are_attached_together() {
     let bench = Bench::new().await;
     let pool = pool(&bench, 1).await;
     let (record, cut) = (volume("v"), snapshot("s", &volume("v")));
     pool.create(&record, Bytes::mib(32)).await.unwrap();
-    bench.ext4(&device(&pool, &record).await).await;
     pool.snapshot(&record, &cut).await.unwrap();
-    let mounted = bench.mount(&device(&pool, &cut).await, "ro").await;
-    pool.detach(&record).await.unwrap();
+    // As after a reboot.
+    bench.run(&["vgchange", "-q", "-an", VG]).await;
+    assert!(pool.attached(&cut).await.unwrap().is_none());
+    device(&pool, &cut).await;
     assert!(pool.attached(&record).await.unwrap().is_some());
-    mounted.unmount(&bench).await;
-    pool.detach(&cut).await.unwrap();
+    pool.detach(&record).await.unwrap();
+    assert!(pool.attached(&cut).await.unwrap().is_some());
+    destroy(&pool, &cut).await;
     pool.detach(&record).await.unwrap();
     assert!(pool.attached(&record).await.unwrap().is_none());
-    // A snapshot brings its origin with it.
-    device(&pool, &cut).await;
     guest::sweep(&pool).await;
 }
 
@@ -818,7 +818,9 @@ async fn killed_anywhere_a_pool_is_understood_and_can_be_swept() {
     let (killed, passed) = guest::run_child(&bench, "scenario", None).await;
     assert!(!killed && passed.len() > 25, "{passed:?}");
     let mut hits = std::collections::BTreeMap::new();
-    for point in &passed {
+    // The state at a `begin` is that after the step before it.
+    let steps = passed.iter().filter(|point| !point.ends_with(".begin"));
+    for point in steps {
         let nth = hits.entry(point.clone()).or_insert(0);
         *nth += 1;
         bench.blank().await;

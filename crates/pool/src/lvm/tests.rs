@@ -1,1 +1,386 @@
+use super::*;
+use crate::Defect;
+use crate::vg::dm::{Devices, fake::sysfs};
+use crate::vg::samples::{EMPTY, EXISTS, FROZEN, FULL, GROUP, Steps, flags, snapshot, vg, volume};
+use crate::vg::tags;
+use stowage_host::fake::Script;
+use stowage_model::request::Layout;
+use stowage_model::volumes::Trouble;
+use stowage_model::{Id, Kind};
 
+fn pool(script: Script) -> LvmPool {
+    on(script, Devices::at("/nonexistent"))
+}
+
+fn on(script: Script, devices: Devices) -> LvmPool {
+    LvmPool {
+        vg: vg(script, devices),
+        wipe: Wipe::Zero,
+        watch: Watch::default(),
+    }
+}
+
+fn no_devices() -> (tempfile::TempDir, Devices) {
+    sysfs(&[])
+}
+
+fn lvcreate(record: &Record, kind: &str, bytes: u64, on: &str) -> String {
+    let tags = flags("--addtag", &tags::of_record(record).unwrap());
+    let name = names::of(&record.id);
+    format!("lvcreate -y -q -Wy -Zy --type {kind} -n {name} -L {bytes}b {tags} {on}")
+}
+
+fn id(hex: &str) -> Id {
+    hex.parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_scan_tells_ours_from_leftovers_damage_and_strangers() {
+    let scan = pool(Script::new().report(GROUP)).scan().await.unwrap();
+    let mut names: Vec<_> = scan
+        .found
+        .iter()
+        .map(|f| f.record.name.to_string())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["full", "lost", "m", "r", "s", "v", "Ü x"]);
+    let size = |name: &str| {
+        scan.found
+            .iter()
+            .find(|f| f.record.name.as_str() == name)
+            .unwrap()
+            .size
+    };
+    assert_eq!(
+        size("s"),
+        Bytes::mib(60),
+        "as large as its origin, not as its store"
+    );
+    assert_eq!(size("r"), Bytes::mib(60));
+    let leftovers: Vec<_> = scan
+        .leftovers
+        .iter()
+        .map(|l| (l.handle.as_str(), l.size))
+        .collect();
+    assert_eq!(
+        leftovers,
+        [
+            ("stowage-s-a11ae06469c63740d7b0ecf802f282a0", Bytes::mib(16)),
+            ("stowage-x-00112233aabbccdd", Bytes::mib(8)),
+        ]
+    );
+    let [foreign, lost, damaged, untagged] = scan.defects.as_slice() else {
+        panic!("{:?}", scan.defects)
+    };
+    assert_eq!(*foreign, Defect::Foreign("root".into()));
+    assert_eq!(
+        *lost,
+        Defect::LostSnapshot(id("s-a18b869b2e81c0c529552a3c4fa5c92e"))
+    );
+    let Defect::Unreadable(_, why) = damaged else {
+        panic!("{damaged:?}")
+    };
+    assert!(why.contains("version \"99\""), "{why}");
+    let untagged_name = "stowage-x-untagged".to_owned();
+    assert_eq!(
+        *untagged,
+        Defect::Unreadable(untagged_name, "it has no tag of ours".into())
+    );
+}
+
+#[tokio::test]
+async fn the_status_counts_what_is_ours() {
+    let pool = pool(Script::new().report(GROUP));
+    let status = pool.status().await.unwrap();
+    assert_eq!((status.volumes, status.snapshots), (5, 2));
+    assert_eq!(status.promised, Bytes::mib(60 + 60 + 60 + 16));
+    assert_eq!(
+        (status.free, status.largest),
+        (Bytes(1_669_332_992), Bytes(1_669_332_992))
+    );
+    assert_eq!(status.problem, None);
+    pool.status().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_is_one_lvcreate_with_its_record() {
+    let record = volume("new");
+    let script = Script::new()
+        .report(EMPTY)
+        .does(&lvcreate(&record, "linear", 12 << 20, "vg-0"));
+    assert_eq!(
+        pool(script).create(&record, Bytes::mib(9)).await.unwrap(),
+        Bytes::mib(12)
+    );
+}
+
+#[tokio::test]
+async fn a_volume_that_is_there_is_success_with_its_real_size() {
+    let pool = pool(Script::new().report(GROUP));
+    assert_eq!(
+        pool.create(&volume("v"), Bytes::mib(9)).await.unwrap(),
+        Bytes::mib(60)
+    );
+    let e = pool
+        .create(&volume("damaged"), Bytes::mib(9))
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind(), Kind::Exists);
+}
+
+#[tokio::test]
+async fn a_volume_made_since_the_last_look_is_found_when_lvcreate_refuses() {
+    let record = volume("v");
+    let create = lvcreate(&record, "linear", 12 << 20, "vg-0");
+    let script = Script::new()
+        .report(EMPTY)
+        .refuses(&create, EXISTS)
+        .report(GROUP);
+    assert_eq!(
+        pool(script).create(&record, Bytes::mib(9)).await.unwrap(),
+        Bytes::mib(60)
+    );
+}
+
+#[tokio::test]
+async fn a_full_group_is_found_by_looking_or_else_by_lvcreate() {
+    let record = volume("new");
+    let e = pool(Script::new().report(EMPTY).report(EMPTY))
+        .create(&record, Bytes::gib(10))
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind(), Kind::Full);
+    assert!(
+        e.message().contains("fast") && e.message().contains("10Gi"),
+        "{e}"
+    );
+    let create = lvcreate(&record, "linear", 12 << 20, "vg-0");
+    let script = Script::new().report(EMPTY).refuses(&create, FULL);
+    let e = pool(script)
+        .create(&record, Bytes::mib(9))
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind(), Kind::Full);
+}
+
+#[tokio::test]
+async fn stripes_and_copies_go_over_the_disks_with_room() {
+    let striped = Record {
+        layout: Layout::Striped,
+        ..volume("new")
+    };
+    let on = "vg-0 /dev/ubdb /dev/ubdc";
+    let create = lvcreate(&striped, "striped -i 2 -I 64k", 16 << 20, on);
+    let script = Script::new().report(GROUP).does(&create);
+    assert_eq!(
+        pool(script).create(&striped, Bytes::mib(12)).await.unwrap(),
+        Bytes::mib(16)
+    );
+    // The smaller disk has 644Mi.
+    let refused = pool(Script::new().report(GROUP).report(GROUP))
+        .create(&striped, Bytes::mib(1400))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), Kind::Full);
+    let raid1 = Record {
+        layout: Layout::Raid1,
+        ..volume("new")
+    };
+    let script = Script::new()
+        .report(GROUP)
+        .does(&lvcreate(&raid1, "raid1 -m1", 12 << 20, "vg-0"));
+    assert_eq!(
+        pool(script).create(&raid1, Bytes::mib(12)).await.unwrap(),
+        Bytes::mib(12)
+    );
+    let lone = pool(Script::new().report(EMPTY).report(EMPTY))
+        .create(&raid1, Bytes::mib(4))
+        .await;
+    assert_eq!(lone.unwrap_err().kind(), Kind::Precondition);
+}
+
+fn cut_argv(cut: &Record, of: &Record, bytes: u64) -> String {
+    let tags = flags("--addtag", &tags::of_record(cut).unwrap());
+    let (name, origin) = (names::of(&cut.id), names::of(&of.id));
+    format!("lvcreate -y -q -s -n {name} -L {bytes}b {tags} vg-0/{origin}")
+}
+
+#[tokio::test]
+async fn a_store_is_never_larger_than_its_origin_can_fill() {
+    let (of, cut) = (volume("lost"), snapshot("new", &volume("lost")));
+    let growth = stowage_model::request::SnapshotGrowth::default();
+    let cut = Record {
+        growth: Some(growth),
+        ..cut
+    };
+    // 16Mi, what stands about them, and the header.
+    let script = Script::new()
+        .report(GROUP)
+        .does(&cut_argv(&cut, &of, 20 << 20));
+    pool(script).snapshot(&of, &cut).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_snapshot_that_failed_leaves_no_stray() {
+    let (of, cut) = (volume("v"), snapshot("half", &volume("v")));
+    // What was in its place before is put aside first.
+    let name = names::of(&cut.id);
+    let script = Script::new()
+        .report(GROUP)
+        .ok(&["lvrename", "-y", "-q", &format!("vg-0/{name}"), "*"], "")
+        .refuses(&cut_argv(&cut, &of, 16 << 20), FROZEN)
+        .report(GROUP)
+        .does(&format!("lvremove -y -q -f vg-0/{name}"));
+    let e = pool(script).snapshot(&of, &cut).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Precondition);
+    assert!(e.message().contains("fsfreeze -u"), "{e}");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_there_is_success() {
+    let of = volume("v");
+    pool(Script::new().report(GROUP))
+        .snapshot(&of, &snapshot("s", &of))
+        .await
+        .unwrap();
+    let stranger = volume("lost");
+    let e = pool(Script::new().report(GROUP))
+        .snapshot(&stranger, &snapshot("s", &stranger))
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind(), Kind::Exists);
+}
+
+#[tokio::test]
+async fn what_others_need_stays() {
+    let pool = pool(Script::new().report(GROUP).report(GROUP));
+    let e = pool.remove(&volume("v")).await.unwrap_err();
+    assert!(
+        e.message().contains("s-043a718774c572bd8a25adbeb1bfcd5c"),
+        "{e}"
+    );
+    let e = pool.remove(&snapshot("s", &volume("v"))).await.unwrap_err();
+    assert!(e.message().contains(volume("r").id.as_str()), "{e}");
+}
+
+#[tokio::test]
+async fn a_removed_volume_is_renamed_and_a_snapshot_split_before() {
+    let (_root, devices) = no_devices();
+    let volume = volume("Ü x");
+    let from = format!("vg-0/{}", names::of(&volume.id));
+    let script = Script::new()
+        .report(GROUP)
+        .ok(&["lvrename", "-y", "-q", &from, "*"], "");
+    let Removed::ToPurge(leftover) = on(script, devices).remove(&volume).await.unwrap() else {
+        panic!()
+    };
+    assert!(names::is_condemned(&leftover.handle));
+    assert_eq!(leftover.size, Bytes::mib(60));
+    let (_root, devices) = no_devices();
+    let cut = snapshot("full", &volume);
+    let from = format!("vg-0/{}", names::of(&cut.id));
+    let script = Script::new()
+        .report(GROUP)
+        .does(&format!("lvconvert -y -q --splitsnapshot {from}"))
+        .ok(&["lvrename", "-y", "-q", &from, "*"], "");
+    assert!(matches!(
+        on(script, devices).remove(&cut).await.unwrap(),
+        Removed::ToPurge(_)
+    ));
+}
+
+#[tokio::test]
+async fn only_leftovers_are_wiped() {
+    for handle in ["root", "stowage-x-untagged", &names::of(&volume("v").id)] {
+        let leftover = Leftover {
+            handle: handle.to_owned(),
+            size: Bytes(0),
+        };
+        let pool = pool(Script::new().report(GROUP));
+        let e = pool
+            .purge(&leftover, &Arc::new(Progress::new()))
+            .await
+            .unwrap_err();
+        assert_eq!(e.kind(), Kind::Precondition, "{handle}");
+    }
+    let gone = Leftover {
+        handle: "stowage-x-0000000000000000".into(),
+        size: Bytes(0),
+    };
+    let pool = pool(Script::new().report(GROUP));
+    pool.purge(&gone, &Arc::new(Progress::new())).await.unwrap();
+}
+
+const STORE: &str = "vg--0-stowage--s--043a718774c572bd8a25adbeb1bfcd5c-cow";
+
+#[tokio::test]
+async fn upkeep_runs_nothing_while_nothing_is_written() {
+    let (_root, devices) = sysfs(&[
+        ("vg--0-theirs-cow", false, 5),
+        ("other-stowage--s-cow", false, 5),
+    ]);
+    assert_eq!(on(Script::new(), devices).tend().await.unwrap(), []);
+
+    let (root, devices) = sysfs(&[(STORE, false, 8)]);
+    // 16Mi filled to 75.34 %, to be below 50 %: two steps of 8Mi.
+    let grow = "lvextend -y -q -L 33554432b vg-0/stowage-s-043a718774c572bd8a25adbeb1bfcd5c";
+    let after = GROUP.replace("75.34", "37.67");
+    let script = Script::new()
+        .report(GROUP)
+        .does(grow)
+        .report(&after)
+        .report(&after);
+    let pool = on(script, devices);
+    let findings = pool.tend().await.unwrap();
+    // The other snapshot of the recording overflowed.
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].trouble, Trouble::SnapshotLost);
+    assert_eq!(pool.tend().await.unwrap(), findings);
+    std::fs::write(root.path().join("dm-0/stat"), "1 0 8 0 5 0 9 0 0 0\n").unwrap();
+    assert_eq!(pool.tend().await.unwrap(), findings);
+}
+
+#[tokio::test]
+async fn a_store_takes_what_is_left_and_then_cries() {
+    let (_root, devices) = sysfs(&[(STORE, false, 8)]);
+    let little = GROUP.replace("\"vg_free\":\"1669332992\"", "\"vg_free\":\"4194304\"");
+    let none = little.replace("\"vg_free\":\"4194304\"", "\"vg_free\":\"0\"");
+    let grow = "lvextend -y -q -L 20971520b vg-0/stowage-s-043a718774c572bd8a25adbeb1bfcd5c";
+    let script = Script::new().report(&little).does(grow).report(&none);
+    let findings = on(script, devices).tend().await.unwrap();
+    let full: Vec<_> = findings
+        .iter()
+        .filter(|f| f.trouble == Trouble::PoolFull)
+        .collect();
+    assert_eq!(full[0].subject, "s-043a718774c572bd8a25adbeb1bfcd5c");
+}
+
+#[tokio::test]
+async fn what_is_attached_or_held_is_known_without_a_process() {
+    let name = format!("vg--0-{}", names::of(&volume("v").id).replace('-', "--"));
+    let (_root, devices) = sysfs(&[(&name, true, 0)]);
+    let script = Script::new().does(&format!("dmsetup resume {name}"));
+    let pool = on(script, devices);
+    let device = pool.attach(&volume("v"), Attach::Held).await.unwrap();
+    assert_eq!(device.path, PathBuf::from("/dev/mapper").join(&name));
+    assert!(pool.attached(&volume("Ü x")).await.unwrap().is_none());
+    pool.detach(&volume("Ü x")).await.unwrap();
+    pool.resume(&[volume("Ü x"), volume("v")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_second_suspend_that_fails_lets_the_first_go() {
+    let dm = |name: &str| format!("vg--0-{}", names::of(&volume(name).id).replace('-', "--"));
+    let (root, devices) = sysfs(&[(&dm("a"), false, 0), (&dm("b"), false, 0)]);
+    let script = Script::new()
+        .does(&format!("dmsetup suspend {}", dm("a")))
+        .fails(
+            &["dmsetup", "suspend", &dm("b")],
+            1,
+            "Device or resource busy",
+        );
+    let pool = on(script, devices);
+    let e = pool.suspend(&[volume("a"), volume("b")]).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Precondition);
+    drop(root);
+}

@@ -138,7 +138,7 @@ impl LvmPool {
         let grown = self.vg.change(cmd).await;
         hit("lvm.grow.made");
         if reactivate {
-            self.vg.attach(&name).await?;
+            self.vg.activate(&name).await?;
         }
         grown.map_err(|error| self.vg.explain(error, &format!("grow LV {path}")))?;
         // A striped LV is rounded to whole stripes.
@@ -196,8 +196,8 @@ impl LvmPool {
         Ok(())
     }
 
-    /// A snapshot is active as long as its origin is, and deactivating it would take the origin
-    /// with it; so are its readers. A volume whose snapshots are being read stays, too.
+    /// A snapshot is active exactly as long as its origin is: neither goes while the other may be
+    /// read, and readers share the device of their snapshot.
     pub(super) async fn let_go(&self, record: &Record) -> Result<()> {
         let lv = names::of(&record.id);
         if record.is_snapshot() || self.lv_of(record).await? != lv {
@@ -205,16 +205,10 @@ impl LvmPool {
         }
         let _turn = self.vg.turn().await;
         self.vg.unused(&lv).await?;
-        if self
-            .vg
-            .devices()
-            .find(&names::dm_layer(self.vg.name(), &lv, "real"))?
-            .is_some()
-        {
-            let report = self.vg.report().await?;
-            if report.cows_of(&lv).any(Lv::is_open) {
-                return Ok(());
-            }
+        // The layer under an origin that has active snapshots.
+        let real = names::dm_layer(self.vg.name(), &lv, "real");
+        if self.vg.devices().find(&real)?.is_some() {
+            return Ok(());
         }
         self.vg.detach(&lv).await
     }

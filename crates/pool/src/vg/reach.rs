@@ -2,8 +2,10 @@
 //! where nothing is to be done.
 
 use stowage_host::{Cmd, blocking, device};
+use stowage_model::error::Context as _;
 use stowage_model::{Bytes, Error, Result};
 
+use super::dm::Node;
 use super::{Vg, names, says};
 use crate::Device;
 
@@ -21,7 +23,7 @@ impl Vg {
             .map(|node| Device::new(names::node(&node.name), node.size())))
     }
 
-    /// Activate an LV, also one that skips activation as thin snapshots do.
+    /// The device of an LV, activated where it is not.
     ///
     /// # Errors
     /// [`stowage_model::Kind::NotFound`] when there is no such LV.
@@ -29,6 +31,15 @@ impl Vg {
         if let Some(device) = self.attached(lv)? {
             return Ok(device);
         }
+        let _turn = self.turn().await;
+        self.activate(lv).await
+    }
+
+    /// Activate an LV, also one that skips activation as thin snapshots do.
+    ///
+    /// # Errors
+    /// As [`Vg::attach`].
+    pub(crate) async fn activate(&self, lv: &str) -> Result<Device> {
         let cmd = Cmd::new("lvchange")
             .args(["-y", "-q", "-ay", "-K"])
             .arg(self.path(lv));
@@ -119,24 +130,27 @@ impl Vg {
     /// # Errors
     /// The first failure.
     pub(crate) async fn resume(&self, lvs: &[String]) -> Result<()> {
+        // Asked at every start for all volumes there are: one look at sysfs serves them all.
+        let ours = self
+            .devices()
+            .beginning(&names::dm(self.name(), names::PREFIX))?;
+        let held: Vec<_> = ours.into_iter().filter(Node::is_suspended).collect();
         let mut first = Ok(());
         for lv in lvs {
-            let resumed = self.resume_one(lv).await;
+            let dm = self.dm(lv);
+            if !held.iter().any(|node| node.name == dm) {
+                continue;
+            }
+            let resumed = self
+                .runner()
+                .run(Cmd::new("dmsetup").args(["resume", &dm]))
+                .await;
+            let resumed = resumed
+                .map(drop)
+                .or_internal(|| format!("failed to let the writers of LV {} go on", self.path(lv)));
             first = first.and(resumed);
         }
         first
-    }
-
-    async fn resume_one(&self, lv: &str) -> Result<()> {
-        if !self.is_suspended(lv)? {
-            return Ok(());
-        }
-        let cmd = Cmd::new("dmsetup").args(["resume", &self.dm(lv)]);
-        let resumed = self.runner().run(cmd).await.map(drop);
-        resumed.map_err(|error| {
-            let what = format!("failed to let the writers of LV {} go on", self.path(lv));
-            Error::internal(what).caused_by(error)
-        })
     }
 
     fn is_active(&self, lv: &str) -> Result<bool> {

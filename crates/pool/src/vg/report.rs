@@ -98,6 +98,18 @@ impl Lv {
         ))
     }
 
+    /// What is wrong with a volume itself, by the ninth letter of lvs(8), "Volume Health".
+    pub(crate) fn ailment(&self) -> Option<(&'static str, &'static str)> {
+        match self.letter(8) {
+            b'p' => Some(("lies in part on a disk that is missing", "plug the disk in")),
+            b'r' if self.copies() > 1 => {
+                Some(("had errors on one of its copies", "run lvchange --refresh"))
+            }
+            b'm' => Some(("has copies that differ", "run lvchange --syncaction repair")),
+            _ => None,
+        }
+    }
+
     /// A raid1 takes its extents twice.
     pub(crate) fn copies(&self) -> u64 {
         if self.letter(6) == b'r' { 2 } else { 1 }

@@ -1,9 +1,23 @@
-//! Records and reports for tests.
+//! Records, recorded reports and scripted groups for tests.
 
+use std::sync::Arc;
+
+use stowage_host::fake::Script;
 use stowage_model::id::Role;
 use stowage_model::record::Content;
 use stowage_model::request::{Layout, Provisioning, SnapshotGrowth, Usage};
-use stowage_model::{Bytes, Id, Limits, Name, Record};
+use stowage_model::{Bytes, Id, Limits, Name, PoolName, Record};
+
+use super::{Vg, dm, report};
+
+/// Recorded in a guest, see testdata/lvm/README.md.
+pub(crate) const GROUP: &str = include_str!("../../testdata/lvm/group.json");
+pub(crate) const EMPTY: &str = include_str!("../../testdata/lvm/empty.json");
+pub(crate) const PARTIAL: &str = include_str!("../../testdata/lvm/partial.json");
+pub(crate) const FULL: &str = include_str!("../../testdata/lvm/full.txt");
+pub(crate) const MISSING: &str = include_str!("../../testdata/lvm/missing.txt");
+pub(crate) const EXISTS: &str = include_str!("../../testdata/lvm/exists.txt");
+pub(crate) const FROZEN: &str = include_str!("../../testdata/lvm/frozen.txt");
 
 /// The record of a blank volume of this name.
 pub(crate) fn volume(name: &str) -> Record {
@@ -47,11 +61,43 @@ pub(crate) fn snapshot(name: &str, of: &Record) -> Record {
     }
 }
 
-/// The record of a volume that reads `of` in place.
-pub(crate) fn reader(name: &str, of: &Record) -> Record {
-    Record {
-        source: Some(of.id.clone()),
-        read_only: true,
-        ..volume(name)
+/// What a script is made of, with the long report call spelled once.
+pub(crate) trait Steps: Sized {
+    /// Expects the report of `vg-0`.
+    fn report(self, json: &str) -> Self;
+    /// Expects a call written as one line, its words parted by blanks.
+    fn does(self, line: &str) -> Self;
+    /// Expects a call that fails with LVM's exit code.
+    fn refuses(self, line: &str, stderr: &str) -> Self;
+}
+
+impl Steps for Script {
+    fn report(self, json: &str) -> Self {
+        let argv = report::command("vg-0").argv();
+        self.ok(&argv.iter().map(String::as_str).collect::<Vec<_>>(), json)
     }
+
+    fn does(self, line: &str) -> Self {
+        self.ok(&line.split(' ').collect::<Vec<_>>(), "")
+    }
+
+    fn refuses(self, line: &str, stderr: &str) -> Self {
+        self.fails(&line.split(' ').collect::<Vec<_>>(), 5, stderr)
+    }
+}
+
+/// The group `vg-0` of pool `fast`, on a script and a sysfs of the test's own.
+pub(crate) fn vg(script: Script, devices: dm::Devices) -> Vg {
+    let pool = PoolName::new("fast").unwrap();
+    Vg::new(pool, "vg-0".into(), Arc::new(script))
+        .unwrap()
+        .with_devices(devices)
+}
+
+/// The options of lvcreate or lvchange that give an LV these tags.
+pub(crate) fn flags(flag: &str, tags: &[String]) -> String {
+    tags.iter()
+        .map(|tag| format!("{flag} {tag}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -1,1 +1,141 @@
+use super::samples::{EMPTY, FULL, GROUP, MISSING, PARTIAL, Steps, vg};
+use super::*;
+use stowage_host::fake::Script;
+use stowage_model::Kind;
 
+fn alone(script: Script) -> Vg {
+    vg(script, dm::Devices::default())
+}
+
+#[tokio::test]
+async fn a_missing_group_is_named_with_the_way_out() {
+    let argv = report::command("vg-0").argv();
+    let argv: Vec<_> = argv.iter().map(String::as_str).collect();
+    let vg = alone(Script::new().fails(&argv, 5, MISSING));
+    let e = vg.report().await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Precondition);
+    assert!(e.message().contains("vg-0 is missing"), "{e}");
+    assert_eq!(vg.findings()[0].trouble, Trouble::PoolMissing);
+}
+
+#[tokio::test]
+async fn a_young_report_serves_twice_unless_something_changed() {
+    let script = Script::new()
+        .report(GROUP)
+        .does("lvremove -y -q -f vg-0/x")
+        .report(EMPTY);
+    let vg = alone(script);
+    vg.glance().await.unwrap();
+    assert_eq!(vg.glance().await.unwrap().lvs.len(), 16);
+    vg.lvremove("x").await.unwrap();
+    assert!(vg.glance().await.unwrap().lvs.is_empty());
+}
+
+#[tokio::test]
+async fn a_group_without_a_disk_is_a_problem() {
+    let vg = alone(Script::new().report(PARTIAL));
+    let report = vg.report().await.unwrap();
+    let findings = vg.findings();
+    assert_eq!(findings[0].trouble, Trouble::PoolMissing);
+    let volumes = findings[1..].iter();
+    assert!(
+        volumes.clone().all(|f| f.trouble == Trouble::DeviceError),
+        "{findings:?}"
+    );
+    // The raid1 has lost one of its two copies.
+    assert!(
+        volumes
+            .map(|f| &f.subject)
+            .any(|id| id == "v-62c66a7a5dd70c3146618063c344e531")
+    );
+    assert!(vg.problem().unwrap().contains("1 disk(s)"));
+    assert_eq!(vg.whole(&report).unwrap_err().kind(), Kind::Precondition);
+}
+
+#[tokio::test]
+async fn tags_change_in_one_commit_and_only_where_they_differ() {
+    let script =
+        Script::new().does("lvchange -y -q --deltag stowage.b=1 --addtag stowage.b=2 vg-0/v");
+    let vg = alone(script);
+    let old = ["stowage.a=1".to_owned(), "stowage.b=1".to_owned()];
+    let new = ["stowage.a=1".to_owned(), "stowage.b=2".to_owned()];
+    vg.note_tags("v", old.to_vec());
+    vg.retag("v", &old, &new).await.unwrap();
+    assert_eq!(vg.tags_of("v").await.unwrap(), new);
+    vg.retag("v", &new, &new).await.unwrap();
+}
+
+#[tokio::test]
+async fn tags_are_read_again_after_a_change_that_failed() {
+    let script = Script::new()
+        .refuses(
+            "lvchange -y -q --addtag stowage.a=1 vg-0/stowage-v-x",
+            "  disk on fire",
+        )
+        .report(EMPTY);
+    let vg = alone(script);
+    vg.note_tags("stowage-v-x", Vec::new());
+    let e = vg
+        .retag("stowage-v-x", &[], &["stowage.a=1".to_owned()])
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind(), Kind::Internal);
+    assert!(e.chain().contains("disk on fire"), "{}", e.chain());
+    assert_eq!(
+        vg.tags_of("stowage-v-x").await.unwrap_err().kind(),
+        Kind::NotFound
+    );
+}
+
+#[test]
+fn failures_are_told_apart_by_exit_code_first() {
+    let vg = alone(Script::new());
+    let failed = |code, stderr: &str| CmdError::Failed {
+        argv: vec!["lvcreate".into()],
+        code: Some(code),
+        stderr: stderr.into(),
+    };
+    for (code, stderr, kind) in [
+        (5, FULL, Kind::Full),
+        (
+            5,
+            "  Insufficient free space: 25570 extents needed, but only 213 available",
+            Kind::Full,
+        ),
+        (
+            5,
+            "  Insufficient suitable allocatable extents for logical volume r: 8 more required",
+            Kind::Full,
+        ),
+        (5, MISSING, Kind::Precondition),
+        (
+            5,
+            "  Cannot change VG vg0 while PVs are missing.",
+            Kind::Precondition,
+        ),
+        (
+            5,
+            "  Logical volume vg0/t1 contains a filesystem in use.",
+            Kind::Precondition,
+        ),
+        (5, "  Failed to suspend logical volume", Kind::Internal),
+        (3, FULL, Kind::Internal),
+    ] {
+        assert_eq!(
+            vg.explain(failed(code, stderr), "x").kind(),
+            kind,
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn group_names_cannot_be_options() {
+    for bad in ["", "-y", "a/b", "a b"] {
+        let pool = PoolName::new("p").unwrap();
+        let e = Vg::new(pool, bad.into(), Arc::new(Script::new()))
+            .err()
+            .unwrap();
+        assert_eq!(e.kind(), Kind::Invalid, "{bad:?}");
+    }
+}
