@@ -101,6 +101,12 @@ impl LimitsChange {
     /// # Errors
     /// [`crate::Kind::Invalid`] on an unknown key or a bad value; nothing is taken then.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        if !KEYS.contains(&key) {
+            return Err(Error::invalid(format!(
+                "unknown mutable parameter {key:?}; known are {}",
+                KEYS.join(", ")
+            )));
+        }
         let bound = match (key, value) {
             (_, "max") => Bound::Lifted,
             ("bps" | "rbps" | "wbps", _) => value
@@ -113,15 +119,9 @@ impl LimitsChange {
                 ))
             })?,
         };
-        let (read, write) = match key {
-            "bps" | "rbps" | "wbps" => (&mut self.read_bps, &mut self.write_bps),
-            "iops" | "riops" | "wiops" => (&mut self.read_iops, &mut self.write_iops),
-            _ => {
-                return Err(Error::invalid(format!(
-                    "unknown mutable parameter {key:?}; known are {}",
-                    KEYS.join(", ")
-                )));
-            }
+        let (read, write) = match key.ends_with("iops") {
+            true => (&mut self.read_iops, &mut self.write_iops),
+            false => (&mut self.read_bps, &mut self.write_bps),
         };
         if !key.starts_with('w') {
             *read = Some(bound);
@@ -219,6 +219,7 @@ mod tests {
         ] {
             let e = change(&[(k, v)]).unwrap_err();
             assert!(e.message().contains(k), "{e}");
+            assert_eq!(e.message().contains("unknown"), !KEYS.contains(&k), "{e}");
         }
     }
 
