@@ -51,7 +51,8 @@ pub use setup::{Options, Wipe, make};
 pub struct LvmPool {
     vg: Vg,
     wipe: Wipe,
-    watch: Watch<BTreeMap<String, u64>>,
+    /// Sectors written to each store, and how often the group was changed.
+    watch: Watch<(BTreeMap<String, u64>, u64)>,
 }
 
 impl LvmPool {

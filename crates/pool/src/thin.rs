@@ -51,6 +51,7 @@ pub use setup::{Options, make};
 pub struct ThinPool {
     vg: Vg,
     options: Options,
+    /// Sectors written to the data and to the metadata of the thin pool.
     watch: Watch<Vec<u64>>,
 }
 

@@ -238,6 +238,11 @@ impl Vg {
         ran.map(drop)
     }
 
+    /// How often the group was changed by us.
+    pub(crate) fn changes(&self) -> u64 {
+        self.seen().changes
+    }
+
     fn forget_report(&self) {
         let mut seen = self.seen();
         seen.changes += 1;

@@ -42,6 +42,11 @@ impl LvmPool {
             .initial
             .round_up(report.vg.extent);
         let store = store.min(largest_store(from.size, report.vg.extent));
+        // Where nobody asked for a size, less will do to begin with.
+        let store = match snapshot.growth {
+            None if report.vg.free > Bytes(0) => store.min(report.vg.free),
+            _ => store,
+        };
         if store > report.vg.free {
             return Err(self.vg.full(report.vg.free, store));
         }

@@ -20,15 +20,17 @@ impl LvmPool {
     /// the snapshot itself is written to: its own counter tells all.
     pub(super) async fn tend_stores(&self) -> Result<Vec<Finding>> {
         let written = self.written()?;
-        if let Some(findings) = self.watch.unchanged(&written) {
+        if written.is_empty() {
+            return Ok(self.vg.findings());
+        }
+        // Our own changes may have made room for a store that found none.
+        let seen = (written, self.vg.changes());
+        if let Some(findings) = self.watch.unchanged(&seen) {
             return Ok([findings, self.vg.findings()].concat());
         }
-        let findings = if written.is_empty() {
-            Vec::new()
-        } else {
-            self.grow_stores().await?
-        };
-        self.watch.note(written, findings.clone());
+        let findings = self.grow_stores().await?;
+        self.watch
+            .note((seen.0, self.vg.changes()), findings.clone());
         Ok([findings, self.vg.findings()].concat())
     }
 
@@ -60,6 +62,13 @@ impl LvmPool {
                 let Some(want) = wanted(&report, lv, &record) else {
                     continue;
                 };
+                // LVM would let a held origin go; its group of snapshots is being cut.
+                if self
+                    .vg
+                    .is_suspended(lv.origin.as_deref().unwrap_or_default())?
+                {
+                    continue;
+                }
                 let more = want.minus(lv.size).min(free.round_down(report.vg.extent));
                 if more == Bytes(0) {
                     findings.push(self.no_room(&record, lv));

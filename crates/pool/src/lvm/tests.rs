@@ -341,6 +341,20 @@ async fn upkeep_runs_nothing_while_nothing_is_written() {
 }
 
 #[tokio::test]
+async fn the_store_of_a_held_origin_is_left_alone() {
+    let origin = format!("vg--0-{}", names::of(&volume("v").id).replace('-', "--"));
+    let (_root, devices) = sysfs(&[(STORE, false, 8), (&origin, true, 0)]);
+    let findings = on(Script::new().report(GROUP), devices)
+        .tend()
+        .await
+        .unwrap();
+    assert!(
+        findings.iter().all(|f| f.trouble == Trouble::SnapshotLost),
+        "{findings:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_store_takes_what_is_left_and_then_cries() {
     let (_root, devices) = sysfs(&[(STORE, false, 8)]);
     let little = GROUP.replace("\"vg_free\":\"1669332992\"", "\"vg_free\":\"4194304\"");

@@ -107,6 +107,8 @@ impl Vg {
     /// # Errors
     /// [`stowage_model::Kind::Precondition`] where a file system was frozen before.
     pub(crate) async fn suspend(&self, lvs: &[String]) -> Result<()> {
+        // A change of one of them that is under way would resume it as its last step.
+        let _turn = self.turn().await;
         for lv in lvs {
             if !self.is_active(lv)? || self.is_suspended(lv)? {
                 continue;
