@@ -7,7 +7,7 @@ use stowage_host::failpoint;
 use stowage_model::record::Content;
 use stowage_model::request::Source;
 use stowage_model::volumes::Volume;
-use stowage_model::{Bytes, Error, Id, Record, Result, VolumeRequest};
+use stowage_model::{Bytes, Error, Id, Kind, Record, Result, VolumeRequest};
 use stowage_pool::Pool;
 
 use crate::index::Entry;
@@ -140,7 +140,14 @@ impl Inner {
             record.content = Content::Filling;
             self.make_in(&pool, &record, size).await?;
             failpoint::hit("node.fill.made");
-            self.fill(&self.index.need(&record.id)?).await?;
+            if let Err(e) = self.fill(&self.index.need(&record.id)?).await {
+                // Work that goes on by a retry, or at the next start, keeps what it has.
+                if e.kind() != Kind::Pending && !self.stopping.is_cancelled() {
+                    self.undo_creation(&pool, &record).await;
+                    self.index.remove(&record.id);
+                }
+                return Err(e);
+            }
         }
         self.volume_of(&self.index.need(&record.id)?)
     }
