@@ -6,6 +6,9 @@
     reason = "tests start the program under test"
 )]
 
+pub mod calls;
+pub mod uses;
+
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
