@@ -133,9 +133,15 @@ impl Inner {
             record.fs_bytes = source.record.fs_bytes;
             let freeze = self.freeze_for_cut(std::slice::from_ref(source)).await?;
             let made = pool.clone_volume(&source.record, &record, size).await;
-            self.thaw_after_cut(freeze).await?;
+            let thawed = self.thaw_after_cut(freeze).await;
             failpoint::hit("node.clone.made");
-            self.index.put(Entry::new(record.clone(), made?, pool));
+            let made = made?;
+            if let Err(e) = thawed {
+                // Torn, perhaps; the next call of this name must not find it.
+                self.undo_creation(&pool, &record).await;
+                return Err(e);
+            }
+            self.index.put(Entry::new(record.clone(), made, pool));
         } else {
             record.content = Content::Filling;
             self.make_in(&pool, &record, size).await?;

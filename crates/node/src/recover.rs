@@ -19,7 +19,7 @@ use stowage_pool::{Defect, Pool, Removed, Scan};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::attachments::Attachments;
+use crate::attachments::{Attachment, Attachments};
 use crate::index::{Entry, Index};
 use crate::journal::{Intent, Journal};
 use crate::local::{Inner, Local, Options};
@@ -74,6 +74,7 @@ impl Local {
         inner.thaw_everything().await;
         inner.limits_after_restart().await;
         inner.abandoned_ephemerals().await;
+        inner.abandoned_stagings().await;
         inner.begin_upkeep();
         Ok(Self { inner })
     }
@@ -117,6 +118,7 @@ impl Inner {
         if all_read {
             // With a pool unread, what seems to lack a volume or a member may well have it there.
             self.clear_stale_journal()?;
+            self.clear_stale_attachments()?;
             self.undo_partial_groups().await?;
         }
         Ok(())
@@ -203,6 +205,17 @@ impl Inner {
                     present, of = membership.of, "removing a member of an unfinished group");
                 self.drop_snapshot(&member).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// A use is noted before an ephemeral volume is made and forgotten after a volume is removed;
+    /// a kill in between leaves a note about nothing.
+    fn clear_stale_attachments(&self) -> Result<()> {
+        let all = self.attachments.all();
+        for id in all.keys().filter(|id| self.index.get(id).is_none()) {
+            self.attachments
+                .update(id, |a| *a = Attachment::default())?;
         }
         Ok(())
     }

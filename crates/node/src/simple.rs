@@ -150,6 +150,35 @@ impl Inner {
         Ok(())
     }
 
+    /// After a kill between two steps nobody may come to take the rest: a volume staged at a
+    /// directory of ours for no target counts as in use, and the unmount call that was cut off
+    /// finds no target to name any more.
+    pub(crate) async fn abandoned_stagings(self: &Arc<Self>) {
+        for (id, attachment) in self.attachments.all() {
+            let own = self.own_staging_path(&id);
+            let staged = attachment.staging.is_some_and(|s| s.path == own);
+            if staged
+                && attachment.targets.is_empty()
+                && let Err(e) = self.unstage(&id, &own).await
+            {
+                tracing::warn!(volume.id = %id, error = %e.chain(), "still staged for nobody");
+            }
+        }
+        let Ok(directories) = std::fs::read_dir(self.options.state_dir.join("staging")) else {
+            return;
+        };
+        let staged = self.attachments.all();
+        for directory in directories.flatten().map(|d| d.path()) {
+            let used = staged
+                .values()
+                .any(|a| a.staging.as_ref().is_some_and(|s| s.path == directory));
+            if !used && let Err(e) = self.remove_own_staging(&directory) {
+                tracing::warn!(volume.path = %directory.display(), error = %e.chain(),
+                    "unused staging directory not removed");
+            }
+        }
+    }
+
     /// Our own staging directory for a volume, made if it is missing.
     pub(crate) fn own_staging(&self, id: &Id) -> Result<PathBuf> {
         let staging = self.own_staging_path(id);

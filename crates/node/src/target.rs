@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use stowage_host::path::{TargetError, TargetKind};
 use stowage_host::{Target, blocking, device, failpoint, loopdev, mount};
 use stowage_model::error::Context;
 use stowage_model::request::{Access, AccessMode, PublishRequest};
@@ -23,6 +24,10 @@ impl Inner {
         let before = self.attachments.get(&want.id);
         let publication = check(&entry, &before, &want)?;
         let known = before.targets.contains_key(&want.target);
+        if !known {
+            self.vet_target(Some(&entry), &want.target, publication.block)
+                .await?;
+        }
         let cgroup = match &want.cgroup {
             Some(path) => Some(path.clone()),
             None => self.consumer_of(&want.target),
@@ -141,6 +146,93 @@ impl Inner {
         Ok(())
     }
 
+    /// Look at a target before it is noted as ours: nothing may be there, or something empty that
+    /// can be mounted upon. Whatever else it is belongs to somebody, and undoing a publication
+    /// that fails later must not find it.
+    pub(crate) async fn vet_target(
+        &self,
+        entry: Option<&Entry>,
+        path: &Path,
+        block: bool,
+    ) -> Result<()> {
+        let ours = match entry {
+            Some(entry) => self.ours_at(entry, path, block).await?,
+            None => Mounted::of(mount_at(path).await?, false),
+        };
+        match ours {
+            Mounted::Ours => return Ok(()),
+            Mounted::Foreign(source) => {
+                return Err(Error::exists(format!(
+                    "{source} is mounted at {} already; unmount it or use another path",
+                    path.display()
+                )));
+            }
+            Mounted::Nothing => {}
+        }
+        let owned = path.to_owned();
+        blocking(move || vacant(&owned, block)).await
+    }
+
+    /// What is mounted at `path`, on top.
+    async fn ours_at(&self, entry: &Entry, path: &Path, block: bool) -> Result<Mounted> {
+        let Some(found) = mount_at(path).await? else {
+            return Ok(Mounted::Nothing);
+        };
+        let Some(attached) = entry.pool.attached(&entry.record).await? else {
+            // Its device cannot be told any more (the pool went away under it); our notes can.
+            let noted = self.attachments.get(&entry.record.id);
+            let ours = noted.paths().any(|known| known == path);
+            return Ok(Mounted::of(Some(found), ours));
+        };
+        if !block {
+            let ours = self.is_ours(entry, &found).await?;
+            return Ok(Mounted::of(Some(found), ours));
+        }
+        let (path, title) = (path.to_owned(), entry.title());
+        let ours = blocking(move || {
+            let failed = || format!("failed to look for the devices of {title}");
+            let Ok(here) = device::devno(&path) else {
+                return Ok::<bool, Error>(false);
+            };
+            if device::devno(&attached.path).or_internal(failed)? == here {
+                return Ok(true);
+            }
+            let readers = loopdev::find(&attached.path).or_internal(failed)?;
+            Ok(readers.iter().any(|r| device::devno(r).ok() == Some(here)))
+        })
+        .await?;
+        Ok(Mounted::of(Some(found), ours))
+    }
+
+    /// Unmount what is ours at `path`, and nothing else: what somebody mounted over it is an
+    /// error.
+    pub(crate) async fn unmount_ours(&self, entry: &Entry, path: &Path, block: bool) -> Result<()> {
+        loop {
+            match self.ours_at(entry, path, block).await? {
+                Mounted::Nothing => return Ok(()),
+                Mounted::Foreign(source) => {
+                    return Err(Error::precondition(format!(
+                        "{source} is mounted over {} at {}; unmount it there first",
+                        entry.title(),
+                        path.display()
+                    )));
+                }
+                Mounted::Ours => {}
+            }
+            let owned = path.to_owned();
+            blocking(move || mount::unmount(&owned))
+                .await
+                .map_err(|e| match e {
+                    mount::MountError::Busy { .. } => {
+                        Error::precondition(format!("{} is in use", path.display())).caused_by(e)
+                    }
+                    mount::MountError::Target(e) => bad_path("target path", path, e),
+                    e => Error::internal(format!("failed to unmount {}", path.display()))
+                        .caused_by(e),
+                })?;
+        }
+    }
+
     /// Undo a publication: unmount, lift the limits, remove the target, forget it.
     async fn take_back(&self, entry: &Entry, target: &Path) -> Result<()> {
         let id = &entry.record.id;
@@ -148,33 +240,31 @@ impl Inner {
         if let Some(publication) = &publication {
             self.unthrottle(entry, publication).await;
         }
+        let block = publication.as_ref().is_some_and(|p| p.block);
+        self.unmount_ours(entry, target, block).await?;
+        failpoint::hit("node.unpublish.unmounted");
         let path = target.to_owned();
         blocking(move || {
-            mount::unmount_all(&path).map_err(|e| match e {
-                mount::MountError::Busy { .. } => {
-                    Error::precondition(format!("{} is in use", path.display())).caused_by(e)
-                }
-                mount::MountError::Target(e) => bad_path("target path", &path, e),
-                e => Error::internal(format!("failed to unmount {}", path.display())).caused_by(e),
-            })?;
-            failpoint::hit("node.unpublish.unmounted");
             Target::remove(&path).map_err(|e| bad_path("target path", &path, e))?;
             failpoint::hit("node.unpublish.removed");
             Ok::<(), Error>(())
         })
         .await?;
+        // Before the target is forgotten: afterwards a call that is repeated after a kill would
+        // find nothing to undo, and the device would stay.
+        if publication.is_some_and(|p| p.block && p.read_only) {
+            self.drop_reader_device(entry, target).await?;
+            failpoint::hit("node.unpublish.reader-dropped");
+        }
         self.attachments.update(id, |a| {
             a.targets.remove(target);
-        })?;
-        if publication.is_some_and(|p| p.block && p.read_only) {
-            self.drop_reader_device(entry).await?;
-        }
-        Ok(())
+        })
     }
 
-    /// Detach the read-only loop device once no target uses it.
-    async fn drop_reader_device(&self, entry: &Entry) -> Result<()> {
-        let rest = self.attachments.get(&entry.record.id).targets;
+    /// Detach the read-only loop device unless a target other than this one uses it.
+    async fn drop_reader_device(&self, entry: &Entry, target: &Path) -> Result<()> {
+        let mut rest = self.attachments.get(&entry.record.id).targets;
+        rest.remove(target);
         if rest.values().any(|p| p.block && p.read_only) {
             return Ok(());
         }
@@ -191,6 +281,65 @@ impl Inner {
         })
         .await
     }
+}
+
+/// What is mounted somewhere, on top.
+enum Mounted {
+    Nothing,
+    Ours,
+    /// Somebody else's: its source.
+    Foreign(String),
+}
+
+impl Mounted {
+    fn of(found: Option<mount::Mount>, ours: bool) -> Self {
+        match found {
+            None => Self::Nothing,
+            Some(_) if ours => Self::Ours,
+            Some(foreign) => Self::Foreign(foreign.source),
+        }
+    }
+}
+
+async fn mount_at(path: &Path) -> Result<Option<mount::Mount>> {
+    let path = path.to_owned();
+    blocking(move || mount::at(&path))
+        .await
+        .or_internal(|| "failed to read the mount table".to_owned())
+}
+
+/// Whether `path` is free to be mounted upon: absent, or empty and of the right kind.
+fn vacant(path: &Path, block: bool) -> Result<()> {
+    let bad = |e| bad_path("target path", path, e);
+    let target = match Target::open(path) {
+        Ok(target) => target,
+        Err(TargetError::Missing { .. }) => return Ok(()),
+        Err(e) => return Err(bad(e)),
+    };
+    let (expected, found) = match (block, target.kind()) {
+        (false, TargetKind::Directory) => {
+            if target.is_empty_dir().map_err(bad)? {
+                return Ok(());
+            }
+            ("an empty directory", "a directory with something in it")
+        }
+        (true, TargetKind::File) => {
+            let length = std::fs::metadata(target.proc_path())
+                .or_internal(|| format!("failed to look at {}", path.display()))?
+                .len();
+            if length == 0 {
+                return Ok(());
+            }
+            ("an empty file", "a file with something in it")
+        }
+        (false, _) => ("a directory", "a file or device"),
+        (true, TargetKind::Directory) => ("a file", "a directory"),
+        (true, TargetKind::Block) => ("a file", "a device"),
+    };
+    Err(Error::invalid(format!(
+        "the target path {} cannot be used: it is {found}, not {expected}",
+        path.display()
+    )))
 }
 
 fn check(entry: &Entry, before: &Attachment, want: &PublishRequest) -> Result<Publication> {
