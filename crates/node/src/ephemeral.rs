@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use stowage_host::failpoint;
 use stowage_model::request::{Access, AccessMode, EphemeralRequest, PublishRequest, StageRequest};
-use stowage_model::{Error, Id, Result};
+use stowage_model::{Error, Id, Kind, Result};
 
 use crate::attachments::Publication;
 use crate::index::Entry;
@@ -16,6 +16,7 @@ impl Inner {
     pub(crate) async fn publish_ephemeral(self: &Arc<Self>, want: EphemeralRequest) -> Result<()> {
         let id = Id::ephemeral(&want.volume.name);
         let mode = AccessMode::SingleNodeWriter;
+        let fresh;
         {
             let _held = self.ops.begin(&id, "creation").await?;
             let other = self
@@ -31,6 +32,9 @@ impl Inner {
                     other.display()
                 )));
             }
+            let entry = self.index.get(&id);
+            fresh = entry.is_none();
+            self.vet_target(entry.as_ref(), &want.target, false).await?;
             let publication = Publication {
                 block: false,
                 read_only: want.read_only,
@@ -49,11 +53,28 @@ impl Inner {
             }
             failpoint::hit("node.ephemeral.made");
         }
-        let staging = self.own_staging(&id)?;
-        let fs = want.volume.usage.mount;
+        let target = want.target.clone();
+        let brought = self.bring_ephemeral(&id, want, mode).await;
+        if let Err(e) = &brought
+            && fresh
+            && e.kind() != Kind::Pending
+            && let Err(e) = self.unpublish(&id, &target).await
+        {
+            tracing::warn!(volume.id = %id, error = %e.chain(), "failed inline volume not removed");
+        }
+        brought
+    }
+
+    async fn bring_ephemeral(
+        self: &Arc<Self>,
+        id: &Id,
+        want: EphemeralRequest,
+        mode: AccessMode,
+    ) -> Result<()> {
+        let staging = self.own_staging(id)?;
         let access = Access::Mount {
-            fs,
-            flags: want.flags.clone(),
+            fs: want.volume.usage.mount,
+            flags: want.flags,
         };
         self.stage(StageRequest {
             id: id.clone(),
@@ -63,7 +84,7 @@ impl Inner {
         })
         .await?;
         self.publish(PublishRequest {
-            id,
+            id: id.clone(),
             staging,
             target: want.target,
             access,

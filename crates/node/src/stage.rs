@@ -92,9 +92,8 @@ impl Inner {
             .bring_up(&mut entry, fs, &device, target, staging)
             .await;
         if staged.is_err() {
-            let path = staging.path.clone();
-            if let Err(e) = blocking(move || mount::unmount_all(&path)).await {
-                tracing::warn!(volume.id = %entry.record.id, error = %e, "still mounted");
+            if let Err(e) = self.unmount_ours(&entry, &staging.path, false).await {
+                tracing::warn!(volume.id = %entry.record.id, error = %e.chain(), "still mounted");
             }
             drop(device);
             if let Err(e) = self.detach(&entry).await {
@@ -292,7 +291,7 @@ impl Inner {
         )))
     }
 
-    async fn is_ours(&self, entry: &Entry, found: &mount::Mount) -> Result<bool> {
+    pub(crate) async fn is_ours(&self, entry: &Entry, found: &mount::Mount) -> Result<bool> {
         if self.device_of(entry).await? == Some(found.dev) {
             return Ok(true);
         }
@@ -330,17 +329,14 @@ impl Inner {
         }
         let known = attachment.staging.filter(|s| s.path == staging);
         let block = known.as_ref().is_some_and(|s| s.block);
-        if !block && self.mounted_here(&entry, staging).await.unwrap_or(false) {
-            let path = staging.to_owned();
-            blocking(move || mount::unmount_all(&path))
-                .await
-                .map_err(|e| {
-                    Error::precondition(format!("failed to unmount {}", entry.title())).caused_by(e)
-                })?;
-            failpoint::hit("node.unstage.unmounted");
-        } else if known.is_none() {
+        let ours = !block && self.mounted_here(&entry, staging).await.unwrap_or(false);
+        if known.is_none() && !ours {
             // Never staged here: nothing to undo.
             return Ok(());
+        }
+        if !block {
+            self.unmount_ours(&entry, staging, false).await?;
+            failpoint::hit("node.unstage.unmounted");
         }
         self.detach(&entry).await?;
         failpoint::hit("node.unstage.detached");
