@@ -537,3 +537,23 @@ pub fn daemon_comes_and_goes(rig: &mut Rig, fs: &str) {
     delete(rig, &["v"]);
     rig.assert_clean();
 }
+
+/// The UUID of the file system on a device, read from the device itself.
+pub fn uuid_of(device: &Path) -> String {
+    let device = device.display().to_string();
+    let out = super::output("blkid", &["-p", "-s", "UUID", "-o", "value", &device]);
+    out.trim().to_owned()
+}
+
+/// Overwrite part of a file or device.
+pub fn scribble(path: &Path, at: u64, data: &[u8]) {
+    let file = OpenOptions::new().write(true).open(path).expect("ours");
+    file.write_all_at(data, at).expect("room");
+    file.sync_all().expect("a disk");
+}
+
+/// Everything in a file or device, as a digest.
+pub fn digest(path: &Path) -> String {
+    let sum = super::output("sha256sum", &[&path.display().to_string()]);
+    sum.split(' ').next().unwrap_or_default().to_owned()
+}
