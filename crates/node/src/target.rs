@@ -250,18 +250,21 @@ impl Inner {
             Ok::<(), Error>(())
         })
         .await?;
+        // Before the target is forgotten: afterwards a call that is repeated after a kill would
+        // find nothing to undo, and the device would stay.
+        if publication.is_some_and(|p| p.block && p.read_only) {
+            self.drop_reader_device(entry, target).await?;
+            failpoint::hit("node.unpublish.reader-dropped");
+        }
         self.attachments.update(id, |a| {
             a.targets.remove(target);
-        })?;
-        if publication.is_some_and(|p| p.block && p.read_only) {
-            self.drop_reader_device(entry).await?;
-        }
-        Ok(())
+        })
     }
 
-    /// Detach the read-only loop device once no target uses it.
-    async fn drop_reader_device(&self, entry: &Entry) -> Result<()> {
-        let rest = self.attachments.get(&entry.record.id).targets;
+    /// Detach the read-only loop device unless a target other than this one uses it.
+    async fn drop_reader_device(&self, entry: &Entry, target: &Path) -> Result<()> {
+        let mut rest = self.attachments.get(&entry.record.id).targets;
+        rest.remove(target);
         if rest.values().any(|p| p.block && p.read_only) {
             return Ok(());
         }
