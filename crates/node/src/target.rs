@@ -40,15 +40,16 @@ impl Inner {
             a.targets.insert(want.target.clone(), publication.clone());
         })?;
         failpoint::hit("node.publish.noted");
-        let published = self.bind(&entry, &want, &publication).await;
-        if let Err(e) = published {
-            if !known {
-                self.undo_publication(&entry, &want.target).await;
-            }
-            return Err(e);
+        let published = async {
+            self.bind(&entry, &want, &publication).await?;
+            failpoint::hit("node.publish.bound");
+            self.throttle(&entry, &publication).await
+        };
+        let published = published.await;
+        if published.is_err() && !known {
+            self.undo_publication(&entry, &want.target).await;
         }
-        failpoint::hit("node.publish.bound");
-        self.throttle(&entry, &publication).await
+        published
     }
 
     async fn bind(
