@@ -7,6 +7,7 @@
 )]
 
 pub mod calls;
+pub mod throttle;
 pub mod uses;
 
 use std::fs::File;

@@ -1,0 +1,211 @@
+//! Volumes on real LVM, thick and thin: what every pool must do.
+
+mod support;
+
+use support::uses as on;
+use support::{Rig, Storage};
+
+const FILE_SYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
+
+fn thick() -> Rig {
+    Rig::new(Storage::lvm(false))
+}
+
+fn thin() -> Rig {
+    Rig::new(Storage::lvm(true))
+}
+
+#[test]
+fn thick_files_stay_over_unmount_and_restart() {
+    let mut rig = thick();
+    for fs in FILE_SYSTEMS {
+        on::files_stay(&mut rig, fs);
+    }
+}
+
+#[test]
+fn thick_volumes_grow_under_a_writer() {
+    let rig = thick();
+    for fs in FILE_SYSTEMS {
+        on::grows_under_a_writer(&rig, fs);
+    }
+}
+
+#[test]
+fn thick_volumes_grown_while_unmounted_are_larger_at_the_next_mount() {
+    let rig = thick();
+    for fs in FILE_SYSTEMS {
+        on::grows_unmounted(&rig, fs);
+    }
+}
+
+#[test]
+fn thick_a_snapshot_of_a_volume_in_use_is_one_moment() {
+    let rig = thick();
+    for fs in FILE_SYSTEMS {
+        on::snapshot_is_one_moment(&rig, fs);
+    }
+}
+
+#[test]
+fn thick_original_clone_and_restored_volume_are_mounted_side_by_side() {
+    let rig = thick();
+    for fs in FILE_SYSTEMS {
+        on::twins_side_by_side(&rig, fs);
+    }
+}
+
+#[test]
+fn thick_a_volume_restored_larger_has_a_larger_file_system() {
+    let rig = thick();
+    for fs in FILE_SYSTEMS {
+        on::restored_larger(&rig, fs);
+    }
+}
+
+#[test]
+fn thick_a_read_only_target_refuses_writes() {
+    on::read_only_target(&thick(), "ext4");
+}
+
+#[test]
+fn thick_nothing_shrinks() {
+    on::never_shrinks(&thick());
+}
+
+#[test]
+fn thick_old_bytes_do_not_reach_the_next_volume() {
+    on::no_old_bytes(&thick());
+}
+
+#[test]
+fn thick_a_raw_device_grows_and_outlives_the_daemon() {
+    on::raw_block(&mut thick());
+}
+
+#[test]
+fn thick_a_raw_device_handed_out_to_read_cannot_be_written() {
+    on::raw_block_read_only(&thick());
+}
+
+#[test]
+fn thick_the_daemon_comes_and_goes_under_a_writer() {
+    on::daemon_comes_and_goes(&mut thick(), "ext4");
+}
+
+#[test]
+fn thin_files_stay_over_unmount_and_restart() {
+    let mut rig = thin();
+    for fs in FILE_SYSTEMS {
+        on::files_stay(&mut rig, fs);
+    }
+}
+
+#[test]
+fn thin_volumes_grow_under_a_writer() {
+    let rig = thin();
+    for fs in FILE_SYSTEMS {
+        on::grows_under_a_writer(&rig, fs);
+    }
+}
+
+#[test]
+fn thin_volumes_grown_while_unmounted_are_larger_at_the_next_mount() {
+    let rig = thin();
+    for fs in FILE_SYSTEMS {
+        on::grows_unmounted(&rig, fs);
+    }
+}
+
+#[test]
+fn thin_a_snapshot_of_a_volume_in_use_is_one_moment() {
+    let rig = thin();
+    for fs in FILE_SYSTEMS {
+        on::snapshot_is_one_moment(&rig, fs);
+    }
+}
+
+#[test]
+fn thin_original_clone_and_restored_volume_are_mounted_side_by_side() {
+    let rig = thin();
+    for fs in FILE_SYSTEMS {
+        on::twins_side_by_side(&rig, fs);
+    }
+}
+
+#[test]
+fn thin_a_volume_restored_larger_has_a_larger_file_system() {
+    let rig = thin();
+    for fs in FILE_SYSTEMS {
+        on::restored_larger(&rig, fs);
+    }
+}
+
+#[test]
+fn thin_a_read_only_target_refuses_writes() {
+    on::read_only_target(&thin(), "ext4");
+}
+
+#[test]
+fn thin_nothing_shrinks() {
+    on::never_shrinks(&thin());
+}
+
+#[test]
+fn thin_old_bytes_do_not_reach_the_next_volume() {
+    on::no_old_bytes(&thin());
+}
+
+#[test]
+fn thin_a_raw_device_grows_and_outlives_the_daemon() {
+    on::raw_block(&mut thin());
+}
+
+#[test]
+fn thin_a_raw_device_handed_out_to_read_cannot_be_written() {
+    on::raw_block_read_only(&thin());
+}
+
+#[test]
+fn thin_the_daemon_comes_and_goes_under_a_writer() {
+    on::daemon_comes_and_goes(&mut thin(), "ext4");
+}
+
+#[test]
+fn thin_source_snapshot_and_copies_are_deleted_in_any_order() {
+    on::deletion_in_any_order(&thin());
+}
+
+/// A thick snapshot holds only what its origin overwrote, so the origin must stay.
+#[test]
+fn a_thick_volume_with_snapshots_stays_and_is_whole() {
+    let rig = thick();
+    on::create(&rig, "v", "ext4", "64Mi");
+    support::put(&on::mount(&rig, "v", "m").join("file"), "kept");
+    on::snapshot(&rig, "v", "s");
+    on::unmount(&rig, "m");
+    rig.run(&["volume", "delete", "v"])
+        .fails_with(&["\"v\"", "snapshot"]);
+    let m = on::mount(&rig, "v", "m");
+    assert_eq!(support::get(&m.join("file")), "kept");
+    on::unmount(&rig, "m");
+    on::restore(&rig, "s", "r");
+    rig.ok(&["snapshot", "delete", "s"]);
+    on::delete(&rig, &["v"]);
+    let r = on::mount(&rig, "r", "m");
+    assert_eq!(support::get(&r.join("file")), "kept");
+    on::unmount(&rig, "m");
+    on::delete(&rig, &["r"]);
+    rig.assert_clean();
+}
+
+#[test]
+fn a_full_pool_refuses_and_makes_nothing() {
+    for rig in [thick as fn() -> Rig, thin] {
+        let rig = rig();
+        rig.run(&["volume", "create", "big", "--size", "100Gi"])
+            .fails_with(&["p", "full"]);
+        assert_eq!(rig.storage.contents(), Vec::<String>::new());
+        rig.assert_clean();
+    }
+}
