@@ -24,6 +24,21 @@ const TEMPORARY: &str = ".stowage-tmp";
 /// `path` is unchanged and no temporary file is left, unless the last fsync failed: then `path`
 /// has the new content, but may go back after a power cut.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
+    write_temporary(path, bytes, true)?;
+    fsync_dir(parent(path))
+}
+
+/// As [`write_atomic`], without waiting for the disk: readers see the old or the new content also
+/// when the process is killed, but after a power cut it may be either, or empty. For notes about
+/// what a power cut undoes anyway, such as mounts.
+///
+/// # Errors
+/// `path` is unchanged and no temporary file is left.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
+    write_temporary(path, bytes, false)
+}
+
+fn write_temporary(path: &Path, bytes: &[u8], sync: bool) -> Result<(), FsError> {
     let temporary = temporary(path).context("write", path)?;
     let written = OpenOptions::new()
         .write(true)
@@ -32,15 +47,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
         .open(&temporary)
         .and_then(|mut file| {
             file.write_all(bytes)?;
-            file.sync_all()
+            if sync { file.sync_all() } else { Ok(()) }
         })
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // The cause is what the caller needs; a leftover is swept at the next start.
         let _ = fs::remove_file(&temporary);
     }
-    written.context("write", path)?;
-    fsync_dir(parent(path))
+    written.context("write", path)
 }
 
 /// Removes the temporary files that a killed [`write_atomic`] left in `dir`; for the start of a

@@ -83,6 +83,20 @@ pub fn allocate(file: &Path, len: u64) -> Result<(), FsError> {
     open.sync_all().context("sync", file)
 }
 
+/// Whether anything was ever written to the file: space that is only reserved, and holes, read as
+/// zeros and do not count (lseek(2), SEEK_DATA).
+///
+/// # Errors
+/// If the file cannot be opened or its file system cannot tell.
+pub fn has_data(file: &Path) -> Result<bool, FsError> {
+    let open = File::open(file).context("open", file)?;
+    match rustix::fs::seek(&open, rustix::fs::SeekFrom::Data(0)) {
+        Ok(_) => Ok(true),
+        Err(rustix::io::Errno::NXIO) => Ok(false),
+        Err(error) => Err(FsError::new("look for data in", file, error)),
+    }
+}
+
 /// Bytes on disk that belong to a file (shared ones count for each of their files).
 ///
 /// # Errors

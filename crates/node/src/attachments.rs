@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use stowage_host::durable;
+use stowage_host::{FsError, durable};
 use stowage_model::error::Context;
 use stowage_model::request::AccessMode;
 use stowage_model::{Id, Result};
@@ -119,11 +119,34 @@ impl Attachments {
         self.lock().clone()
     }
 
-    /// Change what is known; it is on the disk when this returns.
+    /// Change what is known. It outlives the daemon, but not a power cut, which undoes the mounts
+    /// it tells of as well.
     ///
     /// # Errors
     /// Internal when it cannot be written.
     pub(crate) fn update(&self, id: &Id, change: impl FnOnce(&mut Attachment)) -> Result<()> {
+        self.write(id, change, durable::replace)
+    }
+
+    /// Change what is known of an ephemeral volume: after a power cut its target still tells
+    /// whether its consumer may come back.
+    ///
+    /// # Errors
+    /// Internal when it cannot be written.
+    pub(crate) fn update_durably(
+        &self,
+        id: &Id,
+        change: impl FnOnce(&mut Attachment),
+    ) -> Result<()> {
+        self.write(id, change, durable::write_atomic)
+    }
+
+    fn write(
+        &self,
+        id: &Id,
+        change: impl FnOnce(&mut Attachment),
+        write: impl FnOnce(&Path, &[u8]) -> std::result::Result<(), FsError>,
+    ) -> Result<()> {
         let mut attachment = self.get(id);
         change(&mut attachment);
         let path = self.dir.join(format!("{id}.json"));
@@ -138,7 +161,7 @@ impl Attachments {
             attachment,
         };
         let text = serde_json::to_vec(&file).or_internal(failed)?;
-        durable::write_atomic(&path, &text).or_internal(failed)?;
+        write(&path, &text).or_internal(failed)?;
         self.lock().insert(id.clone(), file.attachment);
         Ok(())
     }

@@ -70,12 +70,13 @@ impl Inner {
     ) -> Result<()> {
         let journaled = pool.creation_needs_journal();
         if journaled {
-            self.journal.write(
+            self.note(
                 &record.id,
-                &Intent::Create {
+                Intent::Create {
                     pool: pool.name().clone(),
                 },
-            )?;
+            )
+            .await?;
             failpoint::hit("node.create.noted");
         }
         let made = pool.create(record, size).await;
@@ -88,7 +89,7 @@ impl Inner {
             }
         };
         if journaled {
-            self.journal.clear(&record.id)?;
+            self.unnote(&record.id).await?;
         }
         self.index
             .put(Entry::new(record.clone(), size, Arc::clone(pool)));
@@ -100,7 +101,7 @@ impl Inner {
         match pool.remove(record).await {
             Ok(removed) => {
                 self.purge_later(pool, removed);
-                if let Err(e) = self.journal.clear(&record.id) {
+                if let Err(e) = self.unnote(&record.id).await {
                     tracing::warn!(volume.id = %record.id, error = %e.chain(), "journal not cleared");
                 }
             }

@@ -41,13 +41,14 @@ impl Inner {
                 mode,
                 cgroup: None,
             };
-            self.attachments.update(&id, |a| {
+            self.attachments.update_durably(&id, |a| {
                 a.targets.entry(want.target.clone()).or_insert(publication);
             })?;
             failpoint::hit("node.ephemeral.noted");
             if let Err(e) = self.create_locked(id.clone(), &want.volume, true).await {
                 if self.index.get(&id).is_none() {
-                    self.attachments.update(&id, |a| a.targets.clear())?;
+                    self.attachments
+                        .update_durably(&id, |a| a.targets.clear())?;
                 }
                 return Err(e);
             }
@@ -101,7 +102,7 @@ impl Inner {
         let Some(entry) = self.index.get(id) else {
             return Ok(());
         };
-        self.attachments.update(id, |a| a.targets.clear())?;
+        self.attachments.update_durably(id, |a| a.targets.clear())?;
         self.end_ephemeral_locked(&entry).await
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stowage_host::cgroup::Hierarchy;
 use stowage_host::lock::DaemonLock;
-use stowage_host::{Runner, device, mount};
+use stowage_host::{Runner, blocking, device, mount};
 use stowage_model::error::Context;
 use stowage_model::request::{
     EphemeralRequest, GroupRequest, Placement, PublishRequest, SizeRange, StageRequest,
@@ -119,17 +119,17 @@ impl Inner {
     }
 
     /// Write a changed record into its pool and the index. The caller holds the volume.
-    pub(crate) async fn save(&self, entry: &Entry) -> Result<()> {
+    pub(crate) async fn save(self: &Arc<Self>, entry: &Entry) -> Result<()> {
         entry.pool.rewrite(&entry.record).await?;
         self.index.put(entry.clone());
-        self.journal.clear(&entry.record.id)
+        self.unnote(&entry.record.id).await
     }
 
     /// Make a changed record durable now and carry it into the pool later. The caller holds the
     /// volume.
-    pub(crate) fn save_lazily(self: &Arc<Self>, entry: &Entry) -> Result<()> {
+    pub(crate) async fn save_lazily(self: &Arc<Self>, entry: &Entry) -> Result<()> {
         let id = entry.record.id.clone();
-        self.journal.write(&id, &Intent::record(&entry.record))?;
+        self.note(&id, Intent::record(&entry.record)).await?;
         self.index.put(entry.clone());
         let me = Arc::clone(self);
         self.ops.background(async move {
@@ -145,12 +145,24 @@ impl Inner {
         Ok(())
     }
 
-    async fn carry(&self, id: &Id) -> Result<()> {
+    async fn carry(self: &Arc<Self>, id: &Id) -> Result<()> {
         let _held = self.ops.begin(id, "record keeping").await?;
         match self.index.get(id) {
             Some(entry) => self.save(&entry).await,
-            None => self.journal.clear(id),
+            None => self.unnote(id).await,
         }
+    }
+
+    /// Write an intention down, durably.
+    pub(crate) async fn note(self: &Arc<Self>, id: &Id, intent: Intent) -> Result<()> {
+        let (me, id) = (Arc::clone(self), id.clone());
+        blocking(move || me.journal.write(&id, &intent)).await
+    }
+
+    /// Forget an intention, durably.
+    pub(crate) async fn unnote(self: &Arc<Self>, id: &Id) -> Result<()> {
+        let (me, id) = (Arc::clone(self), id.clone());
+        blocking(move || me.journal.clear(&id)).await
     }
 
     pub(crate) async fn device_of(&self, entry: &Entry) -> Result<Option<stowage_host::Devno>> {

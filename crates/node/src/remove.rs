@@ -46,7 +46,7 @@ impl Inner {
         entry.pool.detach(&entry.record).await?;
         let removed = entry.pool.remove(&entry.record).await?;
         failpoint::hit("node.remove.removed");
-        self.journal.clear(id)?;
+        self.unnote(id).await?;
         self.attachments
             .update(id, |a| *a = crate::attachments::Attachment::default())?;
         self.forget(&entry);

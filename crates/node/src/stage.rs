@@ -62,7 +62,7 @@ impl Inner {
     async fn stage_block(self: &Arc<Self>, mut entry: Entry) -> Result<()> {
         if entry.record.content == Content::Blank {
             entry.record.content = Content::Raw;
-            self.save_lazily(&entry)?;
+            self.save_lazily(&entry).await?;
             failpoint::hit("node.stage.raw-noted");
         }
         entry
@@ -111,14 +111,24 @@ impl Inner {
         target: Target,
         staging: &Staging,
     ) -> Result<()> {
+        let before = entry.record.clone();
         self.ensure_file_system(entry, fs, device).await?;
         if entry.outgrown(device) && fs.grows_unmounted() {
             filesystem::grow_unmounted(self.runner.as_ref(), fs.as_str(), &device.path)
                 .await
                 .or_internal(|| format!("failed to grow the file system of {}", entry.title()))?;
-            self.note_growth(entry, device)?;
+            entry.record.fs_bytes = device.size;
         }
-        self.mount(entry, fs, device, target, staging).await?;
+        // What is true of the volume from here on must be on the disk before its consumer writes,
+        // not before the mount: the two waits are one.
+        let noted = async {
+            match entry.record == before {
+                true => Ok(()),
+                false => self.save_lazily(entry).await,
+            }
+        };
+        let (mounted, noted) = tokio::join!(self.mount(entry, fs, device, target, staging), noted);
+        mounted.and(noted)?;
         failpoint::hit("node.stage.mounted");
         if entry.outgrown(device) {
             self.grow_mounted(entry, fs, device, &staging.path).await?;
@@ -177,7 +187,10 @@ impl Inner {
         device: &Device,
     ) -> Result<()> {
         if !entry.half_formatted {
-            let found = self.probe(entry, device).await?;
+            let found = match entry.pool.is_untouched(&entry.record).await? {
+                true => probe::Content::Blank,
+                false => self.probe(entry, device).await?,
+            };
             if found != probe::Content::Blank {
                 return Err(Error::precondition(format!(
                     "{} should be blank, but its device {} holds {}; it is not formatted. Save \
@@ -187,7 +200,7 @@ impl Inner {
                     found.describe()
                 )));
             }
-            self.journal.write(&entry.record.id, &Intent::Format)?;
+            self.note(&entry.record.id, Intent::Format).await?;
             entry.half_formatted = true;
             self.index.put(entry.clone());
         }
@@ -205,10 +218,15 @@ impl Inner {
         entry.half_formatted = false;
         entry.record.content = Content::FileSystem(fs);
         entry.record.fs_bytes = device.size;
-        self.save_lazily(entry)
+        Ok(())
     }
 
-    async fn part_twins(&self, entry: &mut Entry, fs: FsType, device: &Device) -> Result<()> {
+    async fn part_twins(
+        self: &Arc<Self>,
+        entry: &mut Entry,
+        fs: FsType,
+        device: &Device,
+    ) -> Result<()> {
         filesystem::fresh_uuid(self.runner.as_ref(), fs.as_str(), &device.path)
             .await
             .or_internal(|| format!("failed to give {} a UUID of its own", entry.title()))?;
@@ -223,7 +241,7 @@ impl Inner {
         match self.probe(entry, device).await? {
             probe::Content::Filesystem { fstype, .. } if fstype == fs.as_str() => {
                 entry.record.content = Content::FileSystem(fs);
-                self.save_lazily(entry)
+                Ok(())
             }
             found => Err(Error::precondition(format!(
                 "{} was handed out as a raw device and holds {}; it is not formatted. Use it as a \
@@ -252,15 +270,11 @@ impl Inner {
             .await
             .or_internal(|| format!("failed to grow the file system of {}", entry.title()))?;
         failpoint::hit("node.expand.grown");
-        self.note_growth(entry, device)
-    }
-
-    fn note_growth(self: &Arc<Self>, entry: &mut Entry, device: &Device) -> Result<()> {
         if entry.record.fs_bytes == device.size {
             return Ok(());
         }
         entry.record.fs_bytes = device.size;
-        self.save_lazily(entry)
+        self.save_lazily(entry).await
     }
 
     /// Detach, patiently.

@@ -149,6 +149,12 @@ pub trait Pool: Send + Sync {
     /// the source's.
     async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes>;
 
+    /// Whether the pool itself knows that nothing was ever written to the volume, which proves
+    /// more, and costs less, than reading its device. `false` proves nothing.
+    async fn is_untouched(&self, _record: &Record) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Write a changed record.
     async fn rewrite(&self, record: &Record) -> Result<()>;
 

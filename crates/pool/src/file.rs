@@ -172,6 +172,11 @@ impl Pool for FilePool {
             .await
     }
 
+    async fn is_untouched(&self, record: &Record) -> Result<bool> {
+        let record = record.clone();
+        self.run(move |shared| shared.is_untouched(&record)).await
+    }
+
     async fn rewrite(&self, record: &Record) -> Result<()> {
         let record = record.clone();
         self.run(move |shared| shared.rewrite(&record)).await

@@ -1,6 +1,7 @@
 //! Making, sharing, growing, attaching and removing the files.
 
 use std::fs;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use crate::{Attach, Device, Leftover, Removed};
 /// Logical block size of every device. Left to itself the kernel takes 512 for a plain file and
 /// 4096 for one that shares blocks, and an xfs made on the one does not mount on the other.
 const SECTOR: u32 = 4096;
+
+/// The file that holds a volume's record.
+pub(super) const RECORD: &str = "record.json";
 
 /// Tells apart trash entries of one id made by one process.
 static TRASHED: AtomicU64 = AtomicU64::new(0);
@@ -103,8 +107,13 @@ impl Shared {
         let data = making.join("data");
         let built = fill(&data).and_then(|()| {
             failpoint::hit("file.make.data");
+            // Nobody sees the directory before its rename, so the record needs no rename of its
+            // own. Its fsync brings the journal of the file system to the disk, and with it most
+            // of what the fsync of the data would wait for.
+            let mut text = fs::File::create_new(making.join(RECORD))?;
+            text.write_all(&encode(record)?)?;
+            text.sync_all()?;
             fs::File::open(&data)?.sync_all()?;
-            write_record(&making, record)?;
             failpoint::hit("file.make.recorded");
             let place = self.dir(record);
             fs::rename(&making, &place)?;
@@ -145,6 +154,14 @@ impl Shared {
         self.present()?;
         write_record(&self.dir(record), record)
             .or_internal(|| format!("failed to write the record of {}", record.id))
+    }
+
+    /// Space that is only set aside reads as zeros and is no data; anything ever written, by us or
+    /// by others, is.
+    pub(super) fn is_untouched(&self, record: &Record) -> Result<bool> {
+        reflink::has_data(&self.data(record))
+            .map(|written| !written)
+            .or_internal(|| format!("failed to look for data in {}", record.id))
     }
 
     pub(super) fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes> {
@@ -316,9 +333,12 @@ impl Shared {
     }
 }
 
+fn encode(record: &Record) -> std::io::Result<Vec<u8>> {
+    Ok(serde_json::to_vec_pretty(&record.to_pairs())?)
+}
+
 fn write_record(dir: &Path, record: &Record) -> std::io::Result<()> {
-    let text = serde_json::to_vec_pretty(&record.to_pairs())?;
-    durable::write_atomic(&dir.join("record.json"), &text).map_err(|e| e.source)
+    durable::write_atomic(&dir.join(RECORD), &encode(record)?).map_err(|e| e.source)
 }
 
 fn missing(record: &Record) -> Error {
