@@ -23,6 +23,10 @@ enum Cmd {
     Test(cmd::test::Args),
     Check(cmd::check::Args),
     Guest(cmd::guest::Args),
+    Bench(cmd::bench::Args),
+    Demo(cmd::demo::Args),
+    #[command(hide = true)]
+    DemoTour(cmd::demo::tour::Args),
     #[command(hide = true)]
     SanityCell(cmd::sanity_cell::Args),
 }
@@ -33,6 +37,9 @@ fn main() -> ExitCode {
         Cmd::Test(args) => cmd::test::run(&args),
         Cmd::Check(args) => cmd::check::run(&args),
         Cmd::Guest(args) => cmd::guest::run(args),
+        Cmd::Bench(args) => cmd::bench::run(&args),
+        Cmd::Demo(args) => cmd::demo::run(&args),
+        Cmd::DemoTour(args) => cmd::demo::tour::run(&args),
         Cmd::SanityCell(args) => cmd::sanity_cell::run(&args),
     };
     done.unwrap_or_else(|error| {
