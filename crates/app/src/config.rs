@@ -182,6 +182,30 @@ mod tests {
     }
 
     #[test]
+    fn the_example_in_deploy_parses_and_shows_the_defaults() {
+        let text = include_str!("../../../deploy/config.toml");
+        Config::parse(text).unwrap();
+        // With every default and every example in force it must parse as well.
+        let all: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.starts_with('[') || rest.contains(" = ") => rest,
+                _ => line,
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let shown = Config::parse(&all).unwrap();
+        let default = Config::default();
+        assert_eq!(shown.driver_name, default.driver_name);
+        assert_eq!(shown.topology_key, default.topology_key);
+        assert_eq!(shown.state_dir, default.state_dir);
+        assert_eq!(shown.csi_socket, default.csi_socket);
+        assert_eq!(shown.admin_socket, default.admin_socket);
+        assert_eq!(shown.metrics, default.metrics);
+        assert_eq!(shown.pool.len(), 3);
+    }
+
+    #[test]
     fn without_a_file_there_is_one_file_pool() {
         let config = Config::default();
         assert!(config.pool.is_empty());
