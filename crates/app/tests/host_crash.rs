@@ -9,7 +9,7 @@ mod scenarios;
 
 use std::io::Write;
 
-use crash::Report;
+use crash::{Depth, Report};
 use stowage_testkit::disk::FsKind;
 use support::{Rig, Storage};
 
@@ -40,7 +40,7 @@ fn two_pools() -> Rig {
 
 #[test]
 fn a_kill_at_any_step_on_files_loses_and_leaves_nothing() {
-    let mut report = Report::default();
+    let mut report = Report::new(Depth::Every);
     let one = || Rig::stopped(Storage::file(FsKind::Xfs));
     report.run(one, &scenarios::common());
     report.run(two_pools, &scenarios::fills());

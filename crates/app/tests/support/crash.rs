@@ -25,9 +25,6 @@ use serde_json::Value;
 use crate::support::calls::Csi;
 use crate::support::{Rig, Storage, get, put};
 
-/// How many hits of one point are each worth a death.
-const HITS: usize = 2;
-
 /// How long a point may take to be reached; wipes and upkeep run in the background.
 const REACHED: Duration = Duration::from_secs(20);
 
@@ -212,9 +209,32 @@ impl Place<'_> {
     }
 }
 
+/// How much to try.
+#[derive(Clone, Copy)]
+pub enum Depth {
+    /// Every point of every scenario, at its first two hits.
+    Every,
+    /// Of the points that begin with one of these, each once: a death costs seconds where every
+    /// step is a command of LVM's. `STOWAGE_CRASH_EVERY` turns this into [`Depth::Every`].
+    Once(&'static [&'static str]),
+}
+
+impl Depth {
+    fn hits(self, point: &str, before: &BTreeSet<String>, hits: usize) -> usize {
+        let prefixes = match self {
+            Depth::Once(prefixes) if std::env::var_os("STOWAGE_CRASH_EVERY").is_none() => prefixes,
+            _ => return hits.min(2),
+        };
+        let wanted = prefixes.iter().any(|p| point.starts_with(p)) && !before.contains(point);
+        usize::from(wanted)
+    }
+}
+
 /// What a set of scenarios came to.
-#[derive(Default)]
 pub struct Report {
+    depth: Depth,
+    /// Points died at while restarting after a first death.
+    twice: BTreeSet<String>,
     /// Every point passed in any of them.
     pub passed: BTreeSet<String>,
     /// Every point died at.
@@ -224,6 +244,17 @@ pub struct Report {
 }
 
 impl Report {
+    pub fn new(depth: Depth) -> Self {
+        Self {
+            depth,
+            twice: BTreeSet::new(),
+            passed: BTreeSet::new(),
+            died: BTreeSet::new(),
+            deaths: 0,
+            failures: Vec::new(),
+        }
+    }
+
     /// Run the scenarios; each failure is told and the next scenario gets a fresh rig.
     pub fn run(&mut self, storage: impl Fn() -> Rig, scenarios: &[Scenario]) {
         let only = std::env::var("STOWAGE_CRASH_ONLY").unwrap_or_default();
@@ -339,7 +370,7 @@ impl Run<'_> {
         );
         let mut in_restart = BTreeMap::new();
         for (point, hits) in points {
-            for nth in 1..=hits.min(HITS) {
+            for nth in 1..=self.report.depth.hits(&point, &self.report.died, hits) {
                 let first = format!("{point}#{nth}");
                 for (second, _) in self.die(&first, None) {
                     in_restart.entry(second).or_insert_with(|| first.clone());
@@ -347,7 +378,10 @@ impl Run<'_> {
             }
         }
         for (second, first) in in_restart {
-            self.die(&first, Some(&second));
+            if self.report.depth.hits(&second, &self.report.twice, 1) > 0 {
+                self.die(&first, Some(&second));
+                self.report.twice.insert(second);
+            }
         }
     }
 

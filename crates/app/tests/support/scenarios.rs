@@ -49,6 +49,22 @@ pub fn common() -> Vec<Scenario> {
     ]
 }
 
+/// Those in which a pool does most of the work.
+pub fn particular_to_pools() -> Vec<Scenario> {
+    vec![
+        create(),
+        delete(),
+        snapshot(),
+        snapshot_delete(),
+        restore(),
+        clone_larger(),
+        grow(),
+        first_mount(),
+        group(),
+        group_delete(),
+    ]
+}
+
 /// A scenario whose retry is the operation itself.
 fn again(
     name: &'static str,
@@ -118,10 +134,11 @@ fn snapshot() -> Scenario {
                 p.intact("", true);
             },
             |p| {
+                // A thick snapshot needs its origin's blocks, so it goes first.
                 p.unmount("");
-                p.delete("");
                 p.delete("r");
                 p.ok(&["snapshot", "delete", &p.name("s")]);
+                p.delete("");
             },
         )
     }
