@@ -8,10 +8,14 @@ mod crash;
 mod scenarios;
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crash::{Depth, Report};
+use serde_json::json;
 use stowage_testkit::disk::FsKind;
-use support::{Rig, Storage};
+use support::calls::{self, Csi};
+use support::{Rig, Storage, get, put, tool};
 
 /// Points that no operation on a file pool passes.
 const NOT_ON_FILES: &[(&str, &str)] = &[(
@@ -46,4 +50,83 @@ fn a_kill_at_any_step_on_files_loses_and_leaves_nothing() {
     report.run(two_pools, &scenarios::fills());
     report.assert_good();
     report.assert_covers(&["node.", "file."], NOT_ON_FILES);
+}
+
+#[test]
+fn a_file_system_frozen_by_a_dead_daemon_thaws_without_another() {
+    let mut rig = Rig::new(Storage::file(FsKind::Xfs));
+    rig.ok(&["volume", "create", "v", "--size", "32Mi"]);
+    rig.ok(&["volume", "mount", "v", &rig.text("m")]);
+    rig.stop();
+    rig.set("STOWAGE_FAILPOINT", "node.snapshot.frozen");
+    rig.start();
+    rig.run(&["snapshot", "create", "v", "s"]);
+    assert!(rig.died());
+    // Nobody starts it again. The guard's bound is 10 s; it needs none of that when we die.
+    let started = Instant::now();
+    put(&rig.path("m/file"), "written");
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(5), "a write waited for {took:?}");
+}
+
+#[test]
+fn kills_do_not_reach_those_who_use_a_volume() {
+    let mut rig = Rig::new(Storage::file(FsKind::Xfs));
+    rig.ok(&["volume", "create", "v", "--size", "64Mi"]);
+    rig.ok(&["volume", "mount", "v", &rig.text("m")]);
+    let (path, stop) = (rig.path("m/lines"), AtomicBool::new(false));
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut file = std::fs::File::create(&path).expect("writable");
+            let (mut lines, mut slowest) = (0_u32, Duration::ZERO);
+            while !stop.load(Ordering::Relaxed) {
+                let started = Instant::now();
+                writeln!(file, "{lines}").expect("writable all the time");
+                file.sync_all().expect("a disk");
+                (lines, slowest) = (lines + 1, slowest.max(started.elapsed()));
+            }
+            assert!(slowest < Duration::from_secs(5), "a write took {slowest:?}");
+            lines
+        });
+        for round in 0..10 {
+            if round % 2 == 0 {
+                rig.kill();
+            } else {
+                rig.stop();
+            }
+            rig.start();
+            let used = &rig.ok(&["volume", "show", "v"])["used-at"];
+            assert!(used.to_string().contains(&rig.text("m")), "{used}");
+            rig.run(&["volume", "delete", "v"]).fails_with(&["in use"]);
+        }
+        stop.store(true, Ordering::Relaxed);
+        writer.join().expect("the writer goes on")
+    });
+    let lines: Vec<String> = (0..written).map(|n| n.to_string()).collect();
+    assert_eq!(get(&path).lines().collect::<Vec<_>>(), lines);
+    rig.ok(&["volume", "unmount", &rig.text("m")]);
+    rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
+}
+
+#[test]
+fn an_inline_volume_whose_pod_went_while_the_daemon_was_dead_goes_at_the_start() {
+    let mut rig = Rig::new(Storage::file(FsKind::Xfs));
+    let (pod, target) = (rig.path("pod"), rig.path("pod/t"));
+    std::fs::create_dir(&pod).expect("writable");
+    let request = calls::inline("csi-1", &target, &[("size", "32Mi")]);
+    Csi::new(&rig)
+        .node_publish_volume(request)
+        .expect("published");
+    assert_eq!(
+        rig.ok(&["volume", "list"]).as_array().map(Vec::len),
+        Some(1)
+    );
+    rig.kill();
+    // As after a reboot, with a pod that was deleted meanwhile.
+    tool("umount", &[&target.display().to_string()]);
+    std::fs::remove_dir_all(&pod).expect("removable");
+    rig.start();
+    assert_eq!(rig.ok(&["volume", "list"]), json!([]));
+    rig.assert_clean();
 }
