@@ -9,7 +9,7 @@ mod crash;
 mod scenarios;
 
 use crash::{Depth, Report};
-use support::{Rig, Storage};
+use support::{Rig, Storage, output, put, tool};
 
 #[test]
 fn a_kill_at_any_step_on_thick_volumes_loses_and_leaves_nothing() {
@@ -29,4 +29,28 @@ fn a_kill_at_any_step_on_thin_volumes_loses_and_leaves_nothing() {
     report.run(rig, &scenarios::particular_to_pools());
     report.assert_good();
     report.assert_covers(&["thin."], &[]);
+}
+
+/// A volume group that was used before: its free extents hold whatever was there.
+#[test]
+fn a_volume_on_extents_that_others_used_is_blank() {
+    let rig = Rig::new(Storage::lvm(false));
+    let name = output("vgs", &["--noheadings", "-o", "vg_name"]);
+    let vg = name.trim();
+    // On the extents that the volume gets next, and more.
+    tool("lvcreate", &["-y", "-q", "-L", "64m", "-n", "old", vg]);
+    let old = std::fs::File::options()
+        .write(true)
+        .open(format!("/dev/{vg}/old"));
+    let mut old = old.expect("a device");
+    std::io::Write::write_all(&mut old, &vec![0xAA; 64 << 20]).expect("writable");
+    old.sync_all().expect("a disk");
+    drop(old);
+    tool("lvremove", &["-y", "-q", &format!("{vg}/old")]);
+    rig.ok(&["volume", "create", "v", "--size", "32Mi"]);
+    rig.ok(&["volume", "mount", "v", &rig.text("m")]);
+    put(&rig.path("m/file"), "kept");
+    rig.ok(&["volume", "unmount", &rig.text("m")]);
+    rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
 }

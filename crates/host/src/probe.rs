@@ -146,9 +146,7 @@ async fn edges(device: &Path) -> Result<Content, FsError> {
     blocking(move || {
         let file = File::open(&device).context("open", &device)?;
         let size = size_of(&file, &device)?;
-        // Aligned, so that a device with large blocks is read without detours.
-        let last = (size.saturating_sub(EDGE) / EDGE * EDGE).max(EDGE.min(size));
-        for (from, to) in [(0, EDGE.min(size)), (last, size)] {
+        for (from, to) in ends(size) {
             if let Some(offset) = first_nonzero(&file, from, to).context("read", &device)? {
                 return Ok(Content::Unknown { offset });
             }
@@ -156,6 +154,13 @@ async fn edges(device: &Path) -> Result<Content, FsError> {
         Ok(Content::Blank)
     })
     .await
+}
+
+/// Both ends of a device of this size, as far as they are looked at.
+pub(crate) fn ends(size: u64) -> [(u64, u64); 2] {
+    // Aligned, so that a device with large blocks is read without detours.
+    let last = (size.saturating_sub(EDGE) / EDGE * EDGE).max(EDGE.min(size));
+    [(0, EDGE.min(size)), (last, size)]
 }
 
 fn first_nonzero(file: &File, from: u64, to: u64) -> std::io::Result<Option<u64>> {

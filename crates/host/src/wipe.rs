@@ -75,6 +75,20 @@ fn write_zeros(file: &File, offset: u64, length: u64) -> std::io::Result<()> {
     file.sync_data()
 }
 
+/// Makes both ends of a block device read as zeros, durably: all that a
+/// [`probe`](crate::probe::probe) looks at where it finds no signature. It must not be in use.
+///
+/// # Errors
+/// EBUSY if it is in use.
+pub fn zero_ends(path: &Path) -> Result<(), FsError> {
+    let file = exclusively(OpenOptions::new().read(true).write(true), path)?;
+    let size = size_of(&file, path)?;
+    for (from, to) in crate::probe::ends(size) {
+        write_zeros(&file, from, to - from).context("zero", path)?;
+    }
+    file.sync_all().context("sync", path)
+}
+
 /// Tells a block device that none of its content is needed; returns false if it cannot know.
 /// What it reads as afterwards is up to the device: see [`zero`] for a promise.
 ///

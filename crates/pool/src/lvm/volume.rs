@@ -1,7 +1,7 @@
 //! Volumes: made, grown, let go.
 
-use stowage_host::Cmd;
 use stowage_host::failpoint::hit;
+use stowage_host::{Cmd, blocking, device};
 use stowage_model::request::Layout;
 use stowage_model::{Bytes, Error, Record, Result};
 
@@ -44,6 +44,7 @@ impl LvmPool {
         match made {
             Ok(()) => {
                 self.vg.note_tags(&lv, new_tags);
+                self.blank(&lv).await?;
                 Ok(place.size)
             }
             Err(error) if says(&error, "already exists") => {
@@ -57,6 +58,20 @@ impl LvmPool {
                 .vg
                 .explain(error, &format!("create LV {}", self.vg.path(&lv)))),
         }
+    }
+
+    /// Whatever others left on the extents (a group used before, volumes deleted without a wipe)
+    /// would look like content, and lvcreate removes the signatures it knows and 4 KiB, no more.
+    async fn blank(&self, lv: &str) -> Result<()> {
+        let Some(device) = self.vg.attached(lv)? else {
+            return Ok(());
+        };
+        blocking(move || device::zero_ends(&device.path))
+            .await
+            .map_err(|e| {
+                let what = format!("failed to blank LV {}", self.vg.path(lv));
+                Error::internal(what).caused_by(e)
+            })
     }
 
     /// Where a volume of this layout fits.
