@@ -3,6 +3,7 @@
 //! itself be killed at any point.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -37,7 +38,11 @@ impl Local {
     /// missing does not keep the others from being served.
     pub async fn start(options: Options, configured: Vec<PoolConfig>) -> Result<Self> {
         let state = options.state_dir.clone();
-        std::fs::create_dir_all(&state)
+        // Staged volumes lie below it, and their files are for their consumers only.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&state)
             .or_internal(|| format!("failed to make the state directory {}", state.display()))?;
         let lock_path = state.join("lock");
         let lock = stowage_host::blocking(move || DaemonLock::acquire(&lock_path, LOCK_WAIT))
@@ -108,7 +113,10 @@ impl Inner {
         for (pool, scan) in opened.iter().zip(scans) {
             self.enter(pool);
             match scan {
-                Ok(scan) => self.load(pool, scan).await?,
+                Ok(scan) => {
+                    all_read &= !unreadable(&scan);
+                    self.load(pool, scan).await?;
+                }
                 Err(e) => {
                     all_read = false;
                     tracing::error!(pool = %pool.name(), error = %e.chain(), "pool cannot be read");
@@ -116,7 +124,8 @@ impl Inner {
             }
         }
         if all_read {
-            // With a pool unread, what seems to lack a volume or a member may well have it there.
+            // With a pool or a record unread, what seems to lack a volume or a member may well
+            // have it there.
             self.clear_stale_journal()?;
             self.clear_stale_attachments()?;
             self.undo_partial_groups().await?;
@@ -303,6 +312,11 @@ impl Inner {
             }
         }
     }
+}
+
+fn unreadable(scan: &Scan) -> bool {
+    let is_unreadable = |d: &Defect| matches!(d, Defect::Unreadable(..));
+    scan.defects.iter().any(is_unreadable)
 }
 
 /// What tells this boot of the machine from others (random, made by the kernel at boot).

@@ -1,6 +1,7 @@
 //! Removing volumes: gone at once as volumes, wiped in the background.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stowage_host::failpoint;
@@ -8,6 +9,7 @@ use stowage_model::{Error, Id, Result};
 use stowage_pool::{Leftover, Pool, Removed};
 
 use crate::index::Entry;
+use crate::jobs::JobGuard;
 use crate::local::Inner;
 
 /// How long to wait before trying a failed wipe again.
@@ -62,19 +64,20 @@ impl Inner {
     pub(crate) fn purge_later(self: &Arc<Self>, pool: &Arc<dyn Pool>, removed: Removed) {
         if let Removed::ToPurge(leftover) = removed {
             let (me, pool) = (Arc::clone(self), Arc::clone(pool));
+            // Told of from now on, also while it waits for its turn.
+            let job = self.jobs.begin("wipe", leftover.handle.clone(), None);
             self.ops
-                .background(async move { me.purge(&pool, &leftover).await });
+                .background(async move { me.purge(&pool, &leftover, &job).await });
         }
     }
 
-    async fn purge(self: &Arc<Self>, pool: &Arc<dyn Pool>, leftover: &Leftover) {
+    async fn purge(self: &Arc<Self>, pool: &Arc<dyn Pool>, leftover: &Leftover, job: &JobGuard) {
         // One wipe at a time: they only steal bandwidth from each other and from consumers.
         let Ok(_turn) = self.purging.acquire().await else {
             return;
         };
-        let job = self.jobs.begin("wipe", leftover.handle.clone(), None);
         while let Err(e) = pool.purge(leftover, &job.progress).await {
-            if job.progress.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            if job.progress.stop.load(Ordering::Relaxed) {
                 return;
             }
             tracing::warn!(leftover = %leftover.handle, error = %e.chain(), "wipe failed, will retry");
