@@ -142,9 +142,14 @@ fn lvm_config<'a>(dir: &Path, disks: impl Iterator<Item = &'a PathBuf>) -> Resul
     let accept: String = disks
         .map(|disk| format!("\"a|^{}$|\", ", disk.display()))
         .collect();
+    // Without udev LVM makes its device nodes itself, if told.
+    let alone = match Path::new("/run/udev/control").exists() {
+        true => "",
+        false => "activation { udev_sync=0 udev_rules=0 verify_udev_operations=0 }\n",
+    };
     let text = format!(
         "devices {{ use_devicesfile=0 global_filter=[ {accept}\"r|.*|\" ] }}\n\
-         backup {{ backup=0 archive=0 }}\n"
+         backup {{ backup=0 archive=0 }}\n{alone}"
     );
     let dir = dir.join("lvm");
     fs::create_dir(&dir)

@@ -113,7 +113,7 @@ impl Show {
     pub(super) fn run(&self, shown: &str, command: &mut Command) -> Result<Output> {
         let output = self.attempt(shown, command, |output| {
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            if text.trim().is_empty() && output.status.success() {
+            if text.trim().is_empty() {
                 String::from_utf8_lossy(&output.stderr).into_owned()
             } else {
                 text

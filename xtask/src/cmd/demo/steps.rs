@@ -70,9 +70,8 @@ impl Walk<'_> {
             plan.pool,
             mount.display()
         ))?;
-        self.volumes(&plan)?;
-        disk::run("umount", [&mount])?;
-        Ok(())
+        // The file system goes with the namespace: the pool stays until the daemon has ended.
+        self.volumes(&plan)
     }
 
     fn lvm(&self) -> Result<()> {

@@ -84,7 +84,7 @@ fn tour(args: &Args, show: &Show) -> Result<()> {
     let walked = walk.all();
     match walked {
         Ok(()) => daemon.stop(),
-        Err(error) => Err(error.context(daemon.last_words())),
+        Err(error) => Err(anyhow::anyhow!("{error:#}; {}", daemon.last_words())),
     }
 }
 
