@@ -128,7 +128,7 @@ impl Shared {
 }
 
 /// The record in a volume's directory.
-fn read_record(dir: &Path) -> Result<Record> {
+pub(super) fn read_record(dir: &Path) -> Result<Record> {
     let text = fs::read(dir.join(super::volume::RECORD))
         .or_internal(|| "its record.json cannot be read".to_owned())?;
     let pairs: BTreeMap<String, String> =

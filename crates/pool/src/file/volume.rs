@@ -13,11 +13,15 @@ use stowage_model::request::Provisioning;
 use stowage_model::{Bytes, Error, Record, Result};
 
 use super::Shared;
+use super::scan::read_record;
 use crate::{Attach, Device, Leftover, Removed};
 
 /// Logical block size of every device. Left to itself the kernel takes 512 for a plain file and
 /// 4096 for one that shares blocks, and an xfs made on the one does not mount on the other.
 const SECTOR: u32 = 4096;
+
+/// What statfs(2) says of btrfs (linux/magic.h).
+const BTRFS_SUPER_MAGIC: i64 = 0x9123_683E;
 
 /// The file that holds a volume's record.
 pub(super) const RECORD: &str = "record.json";
@@ -28,7 +32,9 @@ static TRASHED: AtomicU64 = AtomicU64::new(0);
 impl Shared {
     pub(super) fn create(&self, record: &Record, size: Bytes) -> Result<Bytes> {
         self.present()?;
-        if let Some(present) = self.length(record)? {
+        if self.known(record)?
+            && let Some(present) = self.length(record)?
+        {
             return Ok(present);
         }
         let space = self.space()?;
@@ -51,7 +57,9 @@ impl Shared {
     /// Make a snapshot or clone that shares the blocks of `source`, at least `size` long.
     pub(super) fn share(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
         self.present()?;
-        if let Some(present) = self.length(new)? {
+        if self.known(new)?
+            && let Some(present) = self.length(new)?
+        {
             return Ok(present);
         }
         let from = self.data(source);
@@ -204,7 +212,7 @@ impl Shared {
     pub(super) fn remove(&self, record: &Record) -> Result<Removed> {
         self.present()?;
         let place = self.dir(record);
-        if !place.exists() {
+        if !self.known(record)? {
             self.ledger.strike(&record.id);
             return Ok(Removed::Gone);
         }
@@ -244,7 +252,17 @@ impl Shared {
                 ["making", "trash"].contains(folder) && stowage_model::id::is_plain_word(name)
             })
             .ok_or_else(|| Error::internal(failed()))?;
-        durable::remove_dir_all(&self.options.path.join(folder).join(name)).or_internal(failed)
+        durable::remove_dir_all(&self.options.path.join(folder).join(name)).or_internal(failed)?;
+        self.reclaim().or_internal(failed)
+    }
+
+    /// btrfs gives the blocks of a removed file back when its transaction is committed, up to half
+    /// a minute later, and counts them as used until then.
+    fn reclaim(&self) -> std::io::Result<()> {
+        if rustix::fs::statfs(&self.options.path)?.f_type == BTRFS_SUPER_MAGIC {
+            rustix::fs::syncfs(fs::File::open(&self.options.path)?)?;
+        }
+        Ok(())
     }
 
     pub(super) fn attach(&self, record: &Record, how: Attach) -> Result<Device> {
@@ -311,6 +329,31 @@ impl Shared {
             })?;
         }
         Ok(())
+    }
+
+    /// Whether this very volume is in its place. Another one there, unknown because its record is
+    /// damaged or could not be read at the start, must be neither taken over nor removed.
+    fn known(&self, record: &Record) -> Result<bool> {
+        let place = self.dir(record);
+        if !place.exists() {
+            return Ok(false);
+        }
+        let shown = place.display();
+        let found = read_record(&place).map_err(|e| {
+            Error::precondition(format!(
+                "{shown} holds a volume whose record cannot be read; run `stowage doctor`"
+            ))
+            .caused_by(e)
+        })?;
+        // A passing snapshot is cut anew by each attempt and takes the last one's place.
+        let passing = record.is_snapshot() && record.ephemeral;
+        if found.id == record.id && (found.created == record.created || passing) {
+            return Ok(true);
+        }
+        Err(Error::precondition(format!(
+            "{shown} holds another volume by its record, which was not readable when the daemon \
+             started; restart the daemon"
+        )))
     }
 
     /// Length of the data file; `None` when the volume is not there.
