@@ -42,10 +42,10 @@ pub(crate) fn list<T: Serialize>(
     }
 }
 
-/// Say that something was done; scripts have the exit code.
+/// Say that something was done.
 pub(crate) fn done(output: Output, text: &str) -> anyhow::Result<ExitCode> {
     match output {
-        Output::Json => Ok(ExitCode::SUCCESS),
+        Output::Json => json(&serde_json::json!({ "done": text })),
         Output::Table => put(text),
     }
 }

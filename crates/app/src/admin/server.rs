@@ -10,7 +10,7 @@ use stowage_model::id::Role;
 use stowage_model::params::{ClassParams, Map, Origin};
 use stowage_model::request::{SizeRange, SnapshotGrowth, Source, Usage};
 use stowage_model::{
-    Bytes, Error, FsType, Id, LimitsChange, Name, PoolName, Result, SnapshotRequest, VolumeRequest,
+    Bytes, Error, FsType, Id, Kind, LimitsChange, Name, PoolName, Result, SnapshotRequest, VolumeRequest,
     Volumes,
 };
 use stowage_node::{Local, MountRequest};
@@ -63,6 +63,11 @@ async fn answer(stream: UnixStream, local: Local) -> anyhow::Result<()> {
         Err(Error::denied(
             "only root may give orders to the daemon; use sudo",
         ))
+    } else if line.len() >= MAX_REQUEST && !line.ends_with(b"\n") {
+        Err(Error::invalid(format!(
+            "the request is longer than {}",
+            Bytes(limit)
+        )))
     } else {
         match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
@@ -128,18 +133,20 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
                 .map(VolumeView::from)
                 .collect::<Vec<_>>(),
         ),
-        Request::VolumeShow { name } => value(show(local, &volume_id(&name)?).await?),
+        Request::VolumeShow { name } => {
+            let id = existing(local, &name).await?;
+            value(show(local, &id).await?)
+        }
         Request::VolumeGrow { name, size } => {
-            let id = volume_id(&name)?;
+            let id = existing(local, &name).await?;
             local.grow(&id, SizeRange::new(size, None)?).await?;
             local.expand_if_mounted(&id).await?;
             value(show(local, &id).await?)
         }
         Request::VolumeLimit { name, limits } => {
             let change = LimitsChange::from_map(&limits.into_iter().collect())?;
-            value(VolumeView::from(
-                &local.modify(&volume_id(&name)?, change).await?,
-            ))
+            let id = existing(local, &name).await?;
+            value(VolumeView::from(&local.modify(&id, change).await?))
         }
         Request::VolumeMount {
             name,
@@ -148,7 +155,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
             read_only,
             cgroup,
         } => {
-            let id = volume_id(&name)?;
+            let id = existing(local, &name).await?;
             let target = absolute(&target)?;
             let want = MountRequest {
                 id: id.clone(),
@@ -163,7 +170,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
         Request::VolumeUnmount { name, target } => {
             let target = absolute(&target)?;
             let id = match name {
-                Some(name) => volume_id(&name)?,
+                Some(name) => existing(local, &name).await?,
                 None => local.volume_at(&target).ok_or_else(|| {
                     Error::not_found(format!("no volume is mounted at {}", target.display()))
                 })?,
@@ -172,8 +179,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
             value(show(local, &id).await?)
         }
         Request::VolumeDelete { name } => {
-            let id = volume_id(&name)?;
-            local.volume(&id).await?;
+            let id = existing(local, &name).await?;
             local.delete(&id).await.and_then(value)
         }
         Request::SnapshotCreate {
@@ -183,7 +189,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
         } => {
             let want = SnapshotRequest {
                 name: Name::new(name)?,
-                source: volume_id(&volume)?,
+                source: existing(local, &volume).await?,
                 read_only,
                 growth: SnapshotGrowth::default(),
             };
@@ -198,10 +204,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
                 .collect::<Vec<_>>(),
         ),
         Request::SnapshotDelete { name } => {
-            let id = id_of(Role::Snapshot, &name)?;
-            if !local.snapshots().await?.iter().any(|s| s.record.id == id) {
-                return Err(Error::not_found(format!("there is no snapshot {name:?}")));
-            }
+            let id = snapshot_id(local, &name).await?;
             local.delete_snapshot(&id).await.and_then(value)
         }
         Request::Jobs => value(local.jobs()),
@@ -221,8 +224,27 @@ fn id_of(role: Role, name: &str) -> Result<Id> {
     }
 }
 
-fn volume_id(name: &str) -> Result<Id> {
-    id_of(Role::Volume, name)
+/// The volume of this name or id; the error bears the name as it was typed.
+async fn existing(local: &Local, name: &str) -> Result<Id> {
+    let id = id_of(Role::Volume, name)?;
+    match local.volume(&id).await {
+        Ok(_) => Ok(id),
+        Err(e) if e.kind() == Kind::NotFound => Err(Error::not_found(format!(
+            "there is no volume {name:?}; see the list of volumes"
+        ))),
+        Err(e) => Err(e),
+    }
+}
+
+/// As [`existing`], for a snapshot.
+async fn snapshot_id(local: &Local, name: &str) -> Result<Id> {
+    let id = id_of(Role::Snapshot, name)?;
+    if local.snapshots().await?.iter().any(|s| s.record.id == id) {
+        return Ok(id);
+    }
+    Err(Error::not_found(format!(
+        "there is no snapshot {name:?}; see the list of snapshots"
+    )))
 }
 
 fn absolute(path: &Path) -> Result<std::path::PathBuf> {
@@ -239,8 +261,8 @@ async fn volume_request(local: &Local, want: VolumeCreate) -> Result<VolumeReque
     let parameters: Map = want.parameters.into_iter().collect();
     let class = ClassParams::parse(&parameters, &Map::new(), Origin::Class)?;
     let source = match (&want.from_snapshot, &want.from_volume) {
-        (Some(name), None) => Some(Source::Snapshot(id_of(Role::Snapshot, name)?)),
-        (None, Some(name)) => Some(Source::Volume(volume_id(name)?)),
+        (Some(name), None) => Some(Source::Snapshot(snapshot_id(local, name).await?)),
+        (None, Some(name)) => Some(Source::Volume(existing(local, name).await?)),
         (None, None) => None,
         _ => {
             return Err(Error::invalid(
