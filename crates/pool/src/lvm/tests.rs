@@ -108,10 +108,9 @@ async fn a_volume_is_one_lvcreate_with_its_record() {
     let script = Script::new()
         .report(EMPTY)
         .does(&lvcreate(&record, "linear", 12 << 20, "vg-0"));
-    assert_eq!(
-        pool(script).create(&record, Bytes::mib(9)).await.unwrap(),
-        Bytes::mib(12)
-    );
+    let (_sysfs, devices) = no_devices();
+    let made = on(script, devices).create(&record, Bytes::mib(9)).await;
+    assert_eq!(made.unwrap(), Bytes::mib(12));
 }
 
 #[tokio::test]
@@ -169,13 +168,12 @@ async fn stripes_and_copies_go_over_the_disks_with_room() {
         layout: Layout::Striped,
         ..volume("new")
     };
-    let on = "vg-0 /dev/ubdb /dev/ubdc";
-    let create = lvcreate(&striped, "striped -i 2 -I 64k", 16 << 20, on);
+    let disks = "vg-0 /dev/ubdb /dev/ubdc";
+    let create = lvcreate(&striped, "striped -i 2 -I 64k", 16 << 20, disks);
     let script = Script::new().report(GROUP).does(&create);
-    assert_eq!(
-        pool(script).create(&striped, Bytes::mib(12)).await.unwrap(),
-        Bytes::mib(16)
-    );
+    let (_sysfs, devices) = no_devices();
+    let made = on(script, devices).create(&striped, Bytes::mib(12)).await;
+    assert_eq!(made.unwrap(), Bytes::mib(16));
     // The smaller disk has 644Mi.
     let refused = pool(Script::new().report(GROUP).report(GROUP))
         .create(&striped, Bytes::mib(1400))
@@ -189,10 +187,9 @@ async fn stripes_and_copies_go_over_the_disks_with_room() {
     let script = Script::new()
         .report(GROUP)
         .does(&lvcreate(&raid1, "raid1 -m1", 12 << 20, "vg-0"));
-    assert_eq!(
-        pool(script).create(&raid1, Bytes::mib(12)).await.unwrap(),
-        Bytes::mib(12)
-    );
+    let (_sysfs, devices) = no_devices();
+    let made = on(script, devices).create(&raid1, Bytes::mib(12)).await;
+    assert_eq!(made.unwrap(), Bytes::mib(12));
     let lone = pool(Script::new().report(EMPTY).report(EMPTY))
         .create(&raid1, Bytes::mib(4))
         .await;
