@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use stowage_host::{device, durable, failpoint, loopdev, reflink};
 use stowage_model::error::Context;
@@ -22,6 +23,10 @@ const SECTOR: u32 = 4096;
 
 /// What statfs(2) says of btrfs (linux/magic.h).
 const BTRFS_SUPER_MAGIC: i64 = 0x9123_683E;
+
+/// How long an opener of a device is waited for: these tries, with this pause.
+const DETACH_TRIES: u32 = 40;
+const DETACH_PAUSE: Duration = Duration::from_millis(25);
 
 /// The file that holds a volume's record.
 pub(super) const RECORD: &str = "record.json";
@@ -319,41 +324,35 @@ impl Shared {
             .map(|path| Device::new(path, size)))
     }
 
+    /// The kernel lets a device go with its last opener, and anybody who looks through the loop
+    /// devices of the machine opens each for a moment.
     pub(super) fn detach(&self, record: &Record) -> Result<()> {
         if self.length(record)?.is_none() {
             return Ok(());
         }
-        for path in self.loops(record)? {
-            loopdev::detach(&path).or_internal(|| {
-                format!("failed to detach {} from {}", path.display(), record.id)
-            })?;
+        for _ in 0..DETACH_TRIES {
+            let attached = self.loops(record)?;
+            if attached.is_empty() {
+                return Ok(());
+            }
+            for path in attached {
+                loopdev::detach(&path).or_internal(|| {
+                    format!("failed to detach {} from {}", path.display(), record.id)
+                })?;
+            }
+            if self.loops(record)?.is_empty() {
+                return Ok(());
+            }
+            std::thread::sleep(DETACH_PAUSE);
         }
-        Ok(())
-    }
-
-    /// Whether this very volume is in its place. Another one there, unknown because its record is
-    /// damaged or could not be read at the start, must be neither taken over nor removed.
-    fn known(&self, record: &Record) -> Result<bool> {
-        let place = self.dir(record);
-        if !place.exists() {
-            return Ok(false);
+        match self.loops(record)?.first() {
+            None => Ok(()),
+            Some(path) => Err(Error::precondition(format!(
+                "{} is still open somewhere, so {} cannot be detached; end its users first",
+                path.display(),
+                record.id
+            ))),
         }
-        let shown = place.display();
-        let found = read_record(&place).map_err(|e| {
-            Error::precondition(format!(
-                "{shown} holds a volume whose record cannot be read; run `stowage doctor`"
-            ))
-            .caused_by(e)
-        })?;
-        // A passing snapshot is cut anew by each attempt and takes the last one's place.
-        let passing = record.is_snapshot() && record.ephemeral;
-        if found.id == record.id && (found.created == record.created || passing) {
-            return Ok(true);
-        }
-        Err(Error::precondition(format!(
-            "{shown} holds another volume by its record, which was not readable when the daemon \
-             started; restart the daemon"
-        )))
     }
 
     /// Length of the data file; `None` when the volume is not there.
