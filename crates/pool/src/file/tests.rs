@@ -60,7 +60,7 @@ fn volume(name: &str, provisioning: Provisioning) -> Record {
         id: Id::derive(Role::Volume, &name),
         name,
         asked: Bytes::mib(8),
-        created: jiff::Timestamp::now(),
+        created: "2026-11-21T10:00:00.123Z".parse().unwrap(),
         usage: Usage {
             mount: Some(FsType::Ext4),
             block: false,
@@ -83,7 +83,7 @@ fn volume(name: &str, provisioning: Provisioning) -> Record {
 fn cut(of: &Record, name: &str, size: Bytes) -> Record {
     let name = Name::new(name).unwrap();
     let id = Id::derive(Role::Snapshot, &name);
-    of.snapshot(id, name, size, jiff::Timestamp::now())
+    of.snapshot(id, name, size, of.created)
 }
 
 fn copy(of: &Record, name: &str) -> Record {

@@ -355,6 +355,31 @@ impl Shared {
         }
     }
 
+    /// Whether this very volume is in its place. Another one there, unknown because its record is
+    /// damaged or could not be read at the start, must be neither taken over nor removed.
+    fn known(&self, record: &Record) -> Result<bool> {
+        let place = self.dir(record);
+        if !place.exists() {
+            return Ok(false);
+        }
+        let shown = place.display();
+        let found = read_record(&place).map_err(|e| {
+            Error::precondition(format!(
+                "{shown} holds a volume whose record cannot be read; run `stowage doctor`"
+            ))
+            .caused_by(e)
+        })?;
+        // A passing snapshot is cut anew by each attempt and takes the last one's place.
+        let passing = record.is_snapshot() && record.ephemeral;
+        if found.id == record.id && (found.created == record.created || passing) {
+            return Ok(true);
+        }
+        Err(Error::precondition(format!(
+            "{shown} holds another volume by its record, which was not readable when the daemon \
+             started; restart the daemon"
+        )))
+    }
+
     /// Length of the data file; `None` when the volume is not there.
     fn length(&self, record: &Record) -> Result<Option<Bytes>> {
         match fs::metadata(self.data(record)) {
