@@ -238,6 +238,11 @@ impl Vg {
         ran.map(drop)
     }
 
+    /// Whether the last look at the group found nothing wrong with it.
+    pub(crate) fn is_well(&self) -> bool {
+        self.seen().problem.is_none()
+    }
+
     /// How often the group was changed by us.
     pub(crate) fn changes(&self) -> u64 {
         self.seen().changes

@@ -254,10 +254,8 @@ async fn copies_share_blocks_and_part_when_written() {
             Bytes::mib(96)
         );
         let after = bench.pool.shared.space().unwrap().available;
-        assert!(
-            before.minus(after) < Bytes::mib(64),
-            "{kind:?} copied bytes"
-        );
+        let taken = before.minus(after);
+        assert!(taken < Bytes::mib(64), "{kind:?} copied {taken}");
         for (record, text) in [(&v, b"new"), (&s, b"old"), (&c, b"new"), (&r, b"old")] {
             let file = bench.pool.shared.data(record);
             assert_eq!(&read(&file, 4096, 3), text, "{kind:?} {}", record.name);

@@ -105,9 +105,7 @@ async fn the_status_counts_what_is_ours() {
 #[tokio::test]
 async fn a_volume_is_one_lvcreate_with_its_record() {
     let record = volume("new");
-    let script = Script::new()
-        .report(EMPTY)
-        .does(&lvcreate(&record, "linear", 12 << 20, "vg-0"));
+    let script = Script::new().does(&lvcreate(&record, "linear", 12 << 20, "vg-0"));
     let (_sysfs, devices) = no_devices();
     let made = on(script, devices).create(&record, Bytes::mib(9)).await;
     assert_eq!(made.unwrap(), Bytes::mib(12));
@@ -115,36 +113,26 @@ async fn a_volume_is_one_lvcreate_with_its_record() {
 
 #[tokio::test]
 async fn a_volume_that_is_there_is_success_with_its_real_size() {
-    let pool = pool(Script::new().report(GROUP));
-    assert_eq!(
-        pool.create(&volume("v"), Bytes::mib(9)).await.unwrap(),
-        Bytes::mib(60)
-    );
-    let e = pool
-        .create(&volume("damaged"), Bytes::mib(9))
-        .await
-        .unwrap_err();
-    assert_eq!(e.kind(), Kind::Exists);
-}
-
-#[tokio::test]
-async fn a_volume_made_since_the_last_look_is_found_when_lvcreate_refuses() {
     let record = volume("v");
     let create = lvcreate(&record, "linear", 12 << 20, "vg-0");
-    let script = Script::new()
-        .report(EMPTY)
-        .refuses(&create, EXISTS)
-        .report(GROUP);
+    let script = Script::new().refuses(&create, EXISTS).report(GROUP);
     assert_eq!(
         pool(script).create(&record, Bytes::mib(9)).await.unwrap(),
         Bytes::mib(60)
     );
+    let record = volume("damaged");
+    let create = lvcreate(&record, "linear", 12 << 20, "vg-0");
+    let script = Script::new().refuses(&create, EXISTS).report(GROUP);
+    let e = pool(script).create(&record, Bytes::mib(9)).await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Exists);
 }
 
 #[tokio::test]
-async fn a_full_group_is_found_by_looking_or_else_by_lvcreate() {
+async fn a_full_group_is_found_by_lvcreate_and_explained_by_looking() {
     let record = volume("new");
-    let e = pool(Script::new().report(EMPTY).report(EMPTY))
+    let create = lvcreate(&record, "linear", 10 << 30, "vg-0");
+    let script = Script::new().refuses(&create, FULL).report(EMPTY);
+    let e = pool(script)
         .create(&record, Bytes::gib(10))
         .await
         .unwrap_err();
@@ -154,7 +142,8 @@ async fn a_full_group_is_found_by_looking_or_else_by_lvcreate() {
         "{e}"
     );
     let create = lvcreate(&record, "linear", 12 << 20, "vg-0");
-    let script = Script::new().report(EMPTY).refuses(&create, FULL);
+    // Somebody else made room, or took it, in between.
+    let script = Script::new().refuses(&create, FULL).report(EMPTY);
     let e = pool(script)
         .create(&record, Bytes::mib(9))
         .await

@@ -19,14 +19,20 @@ impl LvmPool {
         let lv = names::of(&record.id);
         let new_tags = tags::of_record(record)?;
         let _turn = self.vg.turn().await;
-        let report = self.vg.glance().await?;
-        if let Some(there) = report.lv(&lv) {
-            return existing(there);
-        }
-        // Nobody is refused on a look that is a second old.
-        let place = match self.place(&report, record.layout, size) {
-            Ok(place) => place,
-            Err(_) => self.place(&*self.vg.report().await?, record.layout, size)?,
+        let place = if record.layout == Layout::Linear && self.vg.is_well() {
+            // Needs no plan: LVM knows whether it fits and whether its name is taken, and a look
+            // at the group would cost half as much as the making itself.
+            Place::linear(size.round_up(self.vg.extent()))
+        } else {
+            let report = self.vg.glance().await?;
+            if let Some(there) = report.lv(&lv) {
+                return existing(there);
+            }
+            // Nobody is refused on a look that is a second old.
+            match self.place(&report, record.layout, size) {
+                Ok(place) => place,
+                Err(_) => self.place(&*self.vg.report().await?, record.layout, size)?,
+            }
         };
         let mut cmd = Cmd::new("lvcreate")
             .args(["-y", "-q", "-Wy", "-Zy"])
@@ -54,9 +60,13 @@ impl LvmPool {
                     existing,
                 )
             }
-            Err(error) => Err(self
-                .vg
-                .explain(error, &format!("create LV {}", self.vg.path(&lv)))),
+            Err(error) => {
+                // The look that was saved above tells why, with figures.
+                self.place(&*self.vg.report().await?, record.layout, size)?;
+                Err(self
+                    .vg
+                    .explain(error, &format!("create LV {}", self.vg.path(&lv))))
+            }
         }
     }
 
@@ -96,9 +106,7 @@ impl LvmPool {
             pvs,
         };
         match layout {
-            Layout::Linear if size <= report.vg.free => {
-                Ok(place(&["--type", "linear"], size, Vec::new()))
-            }
+            Layout::Linear if size <= report.vg.free => Ok(Place::linear(size)),
             // Each copy has an extent of its own for the state of the array.
             Layout::Raid1 if Bytes(2 * (size + extent).0) <= report.vg.free => {
                 Ok(place(&["--type", "raid1", "-m1"], size, Vec::new()))
@@ -248,4 +256,15 @@ struct Place {
     kind: Vec<String>,
     size: Bytes,
     pvs: Vec<String>,
+}
+
+impl Place {
+    fn linear(size: Bytes) -> Self {
+        let kind = ["--type", "linear"].map(str::to_owned).into();
+        Self {
+            kind,
+            size,
+            pvs: Vec::new(),
+        }
+    }
 }
