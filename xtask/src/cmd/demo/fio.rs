@@ -20,7 +20,7 @@ pub(super) struct Speed {
 pub(super) fn run(show: &Show, device: &Path, cgroup: &Path, seconds: u32) -> Result<Speed> {
     let job = format!(
         "fio -name=test -filename={} -ioengine=psync -direct=1 -iodepth=1 -thread -bs=16k \
-         -rw=readwrite -numjobs=16 -size=128M -runtime={seconds} -time_based -group_reporting",
+         -rw=readwrite -numjobs=32 -size=128M -runtime={seconds} -time_based -group_reporting",
         device.display()
     );
     // The shell enters the group and becomes fio.

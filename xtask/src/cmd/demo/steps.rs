@@ -30,7 +30,7 @@ struct Plan {
 
 /// The example's job runs a minute; this is short enough to watch, and long enough that its start
 /// and end (every thread has one read or write waiting) hardly count.
-const THROTTLED: u32 = 25;
+const THROTTLED: u32 = 30;
 const UNTHROTTLED: u32 = 3;
 
 /// A wipe of all volumes of a tour.
