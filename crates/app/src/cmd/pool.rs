@@ -70,7 +70,7 @@ fn show(caller: &Caller, pools: &[PoolView]) -> anyhow::Result<ExitCode> {
             "STATE",
         ]);
         for pool in pools {
-            let percent = |p: Option<f32>| p.map_or("-".to_owned(), |p| format!("{p:.0}%"));
+            let percent = |p: Option<f32>| p.map_or_else(|| "-".to_owned(), |p| format!("{p:.0}%"));
             table.row([
                 pool.name.to_string(),
                 pool.kind.to_string(),
