@@ -259,13 +259,23 @@ impl Keeper {
             // Refused while another lies on it, and then tried again.
             let _ = run("dmsetup", ["remove", &name]);
             // Where no udev keeps /dev, LVM had made a link in a directory named after the group.
-            if let Some((group, volume)) = name.split_once('-') {
+            if let Some((group, volume)) = link(&name) {
                 let dir = Path::new("/dev").join(group);
-                let _ = fs::remove_file(dir.join(volume));
+                if !Path::new("/dev/mapper").join(&name).exists() {
+                    let _ = fs::remove_file(dir.join(volume));
+                }
+                // Refused while it holds links of others.
                 let _ = fs::remove_dir(dir);
             }
         }
     }
+}
+
+/// The group and the volume in the name of a device of LVM, where a dash is written twice.
+fn link(name: &str) -> Option<(String, String)> {
+    let single = name.replace("--", "\0");
+    let (group, volume) = single.split_once('-')?;
+    Some((group.replace('\0', "-"), volume.replace('\0', "-")))
 }
 
 /// Every process in the namespace, as this one sees it, with its command line. Not those that have
@@ -324,4 +334,13 @@ pub(super) fn io_tree() -> Option<(PathBuf, bool)> {
 
 fn has_io(file: &Path) -> bool {
     fs::read_to_string(file).is_ok_and(|names| names.split_whitespace().any(|n| n == "io"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_link_of_a_volume_is_found_behind_doubled_dashes() {
+        let found = super::link("demo--lvm-stowage--v--1").unwrap();
+        assert_eq!(found, ("demo-lvm".to_owned(), "stowage-v-1".to_owned()));
+    }
 }
