@@ -88,18 +88,15 @@ impl Shared {
             .reserve(provisioning, size, space, self.name())?;
         let made = self.make(new, |data| {
             reflink::clone_file(&from, data).map_err(|e| e.source)?;
-            if size > length {
-                match new.provisioning {
-                    Provisioning::Thick => {
-                        reflink::allocate(data, size.0).map_err(|e| e.source)?;
-                    }
-                    Provisioning::Thin => {
-                        fs::OpenOptions::new()
-                            .write(true)
-                            .open(data)?
-                            .set_len(size.0)?;
-                    }
-                }
+            // What the source had allocated and never written is a hole in the copy (xfs), and a
+            // thick volume must never run out of blocks.
+            if !new.is_snapshot() && new.provisioning == Provisioning::Thick {
+                reflink::allocate(data, size.0).map_err(|e| e.source)?;
+            } else if size > length {
+                fs::OpenOptions::new()
+                    .write(true)
+                    .open(data)?
+                    .set_len(size.0)?;
             }
             Ok(())
         });
