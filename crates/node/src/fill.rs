@@ -112,9 +112,10 @@ impl Inner {
         );
         let copied = copied.await;
         drop((source, target));
-        let detached = to.pool.detach(&to.record).await;
+        // Patiently: whoever looks at new devices may have it open for a moment.
+        let detached = self.detach(to).await;
         if !was_attached {
-            from.pool.detach(&from.record).await?;
+            self.detach(from).await?;
         }
         copied.and(detached)
     }

@@ -11,7 +11,7 @@ use stowage_model::error::Context;
 use stowage_model::id::Role;
 use stowage_model::record::Content;
 use stowage_model::volumes::Snapshot;
-use stowage_model::{Error, Id, Record, Result, SnapshotRequest};
+use stowage_model::{Error, FsType, Id, Record, Result, SnapshotRequest};
 
 use crate::index::Entry;
 use crate::local::Inner;
@@ -96,7 +96,11 @@ impl Inner {
             };
             match staging {
                 Some(staging) if !staging.block => {
-                    if !source.pool.freezes_itself() {
+                    // Device mapper does not reach btrfs, whose log of synced files would then be
+                    // in the cut; a copy gets a UUID of its own by btrfstune, which makes such a
+                    // log unreadable.
+                    let btrfs = source.record.content.file_system() == Some(FsType::Btrfs);
+                    if btrfs || !source.pool.freezes_itself() {
                         mounted.push(staging.path);
                     }
                 }
