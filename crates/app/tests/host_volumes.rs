@@ -218,3 +218,97 @@ fn without_reflink_snapshots_are_refused_and_unused_volumes_are_cloned_by_copyin
     on::delete(&rig, &["v", "c"]);
     rig.assert_clean();
 }
+
+// Nothing that might be somebody's bytes is ever formatted.
+
+/// Put the bytes of something on a file.
+fn plant(what: &str, file: &std::path::Path) {
+    use support::tool;
+    let name = file.display().to_string();
+    match what {
+        "ext4" => tool("mkfs.ext4", &["-q", "-F", &name]),
+        "gpt" => tool("sh", &["-c", &format!("echo 'label: gpt' | sfdisk -q {name}")]),
+        "LUKS" => tool(
+            "sh",
+            &[
+                "-c",
+                &format!(
+                    "echo -n secret | cryptsetup luksFormat -q --type luks1 \
+                     --pbkdf-force-iterations 1000 {name} -"
+                ),
+            ],
+        ),
+        "LVM" => tool(
+            "sh",
+            &[
+                "-ec",
+                &format!(
+                    "dev=$(losetup -f --show {name}); trap \"losetup -d $dev\" EXIT; \
+                     pvcreate -q -q -y $dev"
+                ),
+            ],
+        ),
+        // The first and the last MiB are looked at.
+        "unknown data" => on::scribble(file, 600 << 10, b"not all of it is zero"),
+        "unknown data at the end" => on::scribble(file, (64 << 20) - 7, b"the end"),
+        other => unreachable!("{other}"),
+    }
+}
+
+#[test]
+fn a_blank_volume_that_holds_something_is_not_formatted() {
+    stowage_testkit::require(&["sfdisk", "cryptsetup", "lvm"]);
+    let rig = rig(FsKind::Xfs);
+    for what in ["ext4", "gpt", "LUKS", "LVM", "unknown data", "unknown data at the end"] {
+        let made = on::create(&rig, "v", "ext4", "64Mi");
+        let file = data(&rig, made["id"].as_str().expect("an id"));
+        plant(what, &file);
+        let before = on::digest(&file);
+        let found = match what {
+            "gpt" => "partition table",
+            "unknown data" | "unknown data at the end" => "unrecognised data",
+            signature => signature,
+        };
+        for _ in 0..2 {
+            rig.run(&["volume", "mount", "v", &rig.text("m")])
+                .fails_with(&["should be blank", found, "not formatted"]);
+        }
+        assert!(!rig.path("m").exists());
+        assert_eq!(on::digest(&file), before, "{what} was written to");
+        on::delete(&rig, &["v"]);
+        rig.assert_clean();
+    }
+}
+
+#[test]
+fn a_volume_that_lost_its_superblock_is_not_formatted_again() {
+    let mut rig = rig(FsKind::Xfs);
+    for fs in FILE_SYSTEMS {
+        let made = on::create(&rig, "v", fs, on::small(fs));
+        let file = data(&rig, made["id"].as_str().expect("an id"));
+        let m = mount(&rig, "v", "m");
+        put(&m.join("file"), "kept");
+        unmount(&rig, "m");
+        let whole = std::fs::read(&file).expect("readable");
+        // Even a volume that reads as blank from end to end has been in use by its record.
+        for (lost, all) in [(1 << 20, false), (whole.len(), true)] {
+            on::scribble(&file, 0, &vec![0; lost]);
+            let before = on::digest(&file);
+            for restart in [false, true] {
+                if restart {
+                    rig.kill();
+                    rig.start();
+                }
+                rig.run(&["volume", "mount", "v", &rig.text("m")])
+                    .fails_with(&["failed to mount", fs]);
+            }
+            assert!(!rig.path("m").exists());
+            assert_eq!(on::digest(&file), before, "{fs} written to, all lost: {all}");
+        }
+        on::scribble(&file, 0, &whole);
+        assert_eq!(get(&mount(&rig, "v", "m").join("file")), "kept");
+        unmount(&rig, "m");
+        on::delete(&rig, &["v"]);
+        rig.assert_clean();
+    }
+}

@@ -309,8 +309,8 @@ pub fn twins_side_by_side(rig: &Rig, fs: &str) {
     for at in ["m", "mc", "mr"] {
         unmount(rig, at);
     }
-    delete(rig, &["v", "c", "r"]);
     rig.ok(&["snapshot", "delete", "s"]);
+    delete(rig, &["v", "c", "r"]);
     rig.assert_clean();
 }
 
@@ -327,8 +327,8 @@ pub fn restored_larger(rig: &Rig, fs: &str) {
     assert!(capacity(&r) > before + before / 2);
     assert_eq!(get(&r.join("file")), "kept");
     unmount(rig, "mr");
-    delete(rig, &["r", "v"]);
     rig.ok(&["snapshot", "delete", "s"]);
+    delete(rig, &["r", "v"]);
     rig.assert_clean();
 }
 
