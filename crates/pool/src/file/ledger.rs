@@ -1,8 +1,9 @@
 //! What a file pool has promised. Free space as the file system tells it is not enough: a thick
-//! volume that shares blocks with a snapshot or clone needs new ones when it is overwritten, and
-//! thin volumes have been promised more than they have taken.
+//! volume that shares blocks with a snapshot or clone needs new ones when it is overwritten, one
+//! whose consumer discarded blocks (mkfs, fstrim) may want them back, and thin volumes have been
+//! promised more than they have taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use stowage_model::request::Provisioning;
@@ -23,6 +24,9 @@ pub(super) struct Space {
     pub(super) total: Bytes,
     pub(super) available: Bytes,
 }
+
+/// How much of a volume's file has blocks.
+pub(super) type Allocated<'a> = &'a dyn Fn(&Id) -> Bytes;
 
 #[derive(Default)]
 struct Book {
@@ -76,8 +80,8 @@ impl Ledger {
     }
 
     /// Space left for thick files.
-    pub(super) fn free(&self, space: Space) -> Bytes {
-        self.lock().free(space)
+    pub(super) fn free(&self, space: Space, allocated: Allocated<'_>) -> Bytes {
+        self.lock().free(space, allocated)
     }
 
     /// Set aside `more` bytes for a thick file, or check that `more` may be promised to a thin
@@ -90,6 +94,7 @@ impl Ledger {
         provisioning: Provisioning,
         more: Bytes,
         space: Space,
+        allocated: Allocated<'_>,
         pool: &str,
     ) -> Result<Reserved<'_>> {
         let mut book = self.lock();
@@ -99,7 +104,7 @@ impl Ledger {
                  grow its file system"
             ))
         };
-        let free = book.free(space);
+        let free = book.free(space, allocated);
         let size = match provisioning {
             Provisioning::Thick if more > free => return Err(full(free)),
             Provisioning::Thick => more,
@@ -127,24 +132,27 @@ impl Ledger {
 }
 
 impl Book {
-    /// What the file system has left, less what thick volumes that share blocks may still take.
-    /// A volume shares when it was made from another file of this pool or another was made from
-    /// it; the worst case is that all of it is overwritten.
-    fn free(&self, space: Space) -> Bytes {
-        let shared = |id: &Id, line: &Line| {
-            line.source
-                .as_ref()
-                .is_some_and(|source| self.lines.contains_key(source))
-                || self
-                    .lines
-                    .values()
-                    .any(|other| other.source.as_ref() == Some(id))
+    /// What the file system has left, less what thick volumes may still take: all of a volume
+    /// that shares blocks (it was made from another file of this pool, or another from it) in the
+    /// worst case that all of it is overwritten, else what it has not allocated.
+    fn free(&self, space: Space, allocated: Allocated<'_>) -> Bytes {
+        let sources: BTreeSet<&Id> = self
+            .lines
+            .values()
+            .filter_map(|l| l.source.as_ref())
+            .collect();
+        let shares = |id: &Id, line: &Line| {
+            let from = line.source.as_ref();
+            from.is_some_and(|source| self.lines.contains_key(source)) || sources.contains(id)
         };
         let outstanding: Bytes = self
             .lines
             .iter()
-            .filter(|(id, line)| line.thick && !line.snapshot && shared(id, line))
-            .map(|(_, line)| line.size)
+            .filter(|(_, line)| line.thick && !line.snapshot)
+            .map(|(id, line)| match shares(id, line) {
+                true => line.size,
+                false => line.size.minus(allocated(id)),
+            })
             .sum();
         space.available.minus(outstanding).minus(self.in_flight)
     }

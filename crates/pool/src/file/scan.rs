@@ -88,6 +88,11 @@ impl Shared {
         })
     }
 
+    /// How much of a volume's file has blocks; nothing, should it be missing.
+    pub(super) fn allocated(&self, id: &Id) -> Bytes {
+        allocated(&self.place(id).join("data"))
+    }
+
     pub(super) fn status(&self) -> PoolStatus {
         let space = self.present().and_then(|()| self.space());
         let (space, problem) = match space {
@@ -100,7 +105,7 @@ impl Shared {
                 Some(e.chain()),
             ),
         };
-        let free = self.ledger.free(space);
+        let free = self.ledger.free(space, &|id| self.allocated(id));
         #[allow(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,

@@ -487,3 +487,18 @@ async fn a_directory_is_made_a_pool_only_when_it_is_empty_and_ours() {
     assert_eq!(e.unwrap_err().kind(), Kind::Precondition);
     assert!(!pool.tend().await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn blocks_that_a_thick_volume_gave_back_stay_promised_to_it() {
+    let bench = Bench::new(FsKind::Xfs);
+    let record = bench.make("v", Bytes::mib(400)).await;
+    let before = bench.pool.status().await.unwrap().free;
+    // What mkfs, fstrim and `mount -o discard` do to a volume, seen from its file.
+    let data = bench.dir(&record).join("data").display().to_string();
+    stowage_testkit::disk::run("fallocate", ["-p", "-o", "0", "-l", "390M", &data]).unwrap();
+    let after = bench.pool.status().await.unwrap().free;
+    assert!(after <= before + Bytes::mib(4), "{after} were {before}");
+    let greedy = volume("w", Provisioning::Thick);
+    let refused = bench.pool.create(&greedy, before + Bytes::mib(100)).await;
+    assert_eq!(refused.unwrap_err().kind(), Kind::Full);
+}

@@ -43,9 +43,13 @@ impl Shared {
             return Ok(present);
         }
         let space = self.space()?;
-        let _room = self
-            .ledger
-            .reserve(record.provisioning, size, space, self.name())?;
+        let _room = self.ledger.reserve(
+            record.provisioning,
+            size,
+            space,
+            &|id| self.allocated(id),
+            self.name(),
+        )?;
         let made = self.make(record, |data| {
             fs::File::create_new(data)?;
             match record.provisioning {
@@ -83,9 +87,13 @@ impl Shared {
         } else {
             new.provisioning
         };
-        let _room = self
-            .ledger
-            .reserve(provisioning, size, space, self.name())?;
+        let _room = self.ledger.reserve(
+            provisioning,
+            size,
+            space,
+            &|id| self.allocated(id),
+            self.name(),
+        )?;
         let made = self.make(new, |data| {
             reflink::clone_file(&from, data).map_err(|e| e.source)?;
             // What the source had allocated and never written is a hole in the copy (xfs), and a
@@ -181,9 +189,13 @@ impl Shared {
         if present < size {
             let space = self.space()?;
             let more = size.minus(present);
-            let _room = self
-                .ledger
-                .reserve(record.provisioning, more, space, self.name())?;
+            let _room = self.ledger.reserve(
+                record.provisioning,
+                more,
+                space,
+                &|id| self.allocated(id),
+                self.name(),
+            )?;
             let grown = match record.provisioning {
                 Provisioning::Thick => reflink::allocate(&data, size.0).map_err(|e| e.source),
                 Provisioning::Thin => fs::OpenOptions::new()
