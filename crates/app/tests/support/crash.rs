@@ -326,7 +326,7 @@ impl Report {
 }
 
 /// Every name given to a kill point in the product's source.
-fn points_in_the_source() -> BTreeSet<String> {
+pub fn points_in_the_source() -> BTreeSet<String> {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("a workspace");

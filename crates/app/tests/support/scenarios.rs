@@ -6,13 +6,16 @@
 )]
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
-use stowage_csi::proto::{CreateVolumeGroupSnapshotRequest, DeleteVolumeGroupSnapshotRequest};
+use stowage_csi::proto::{
+    CreateSnapshotRequest, CreateVolumeGroupSnapshotRequest, DeleteVolumeGroupSnapshotRequest,
+};
 
 use crate::crash::{Outcome, Place, Scenario, is_file, nothing};
 use crate::support::calls::{self, Mode, Status, block};
-use crate::support::{get, put};
+use crate::support::{get, output, put};
 
 const MIB: u64 = 1 << 20;
 
@@ -55,13 +58,10 @@ pub fn particular_to_pools() -> Vec<Scenario> {
         create(),
         delete(),
         snapshot(),
-        snapshot_delete(),
         restore(),
         clone_larger(),
         grow(),
-        first_mount(),
         group(),
-        group_delete(),
     ]
 }
 
@@ -749,6 +749,61 @@ pub fn readers() -> Vec<Scenario> {
         },
     );
     vec![make, remove]
+}
+
+/// The store of a copy-on-write snapshot, grown by upkeep while its origin is written to.
+pub fn stores() -> Vec<Scenario> {
+    vec![again(
+        "store",
+        |p| {
+            p.filled("", "ext4", SIZE);
+            let request = CreateSnapshotRequest {
+                name: p.name("s"),
+                source_volume_id: p.id(""),
+                parameters: calls::map(&[
+                    ("csi.aliyun.com/snapshot-initial-size", "4Mi"),
+                    ("csi.aliyun.com/snapshot-expansion-size", "4Mi"),
+                    ("csi.aliyun.com/snapshot-expansion-threshold", "50%"),
+                ]),
+                ..Default::default()
+            };
+            p.csi().create_snapshot(request).expect("a snapshot");
+        },
+        |p| {
+            put(&p.path(".m/later"), &"later".repeat(1 << 19));
+            let deadline = Instant::now() + Duration::from_secs(15);
+            while store_size() <= 4 * MIB {
+                if Instant::now() > deadline {
+                    return Err("the store was not grown".to_owned());
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            Ok(())
+        },
+        |p| {
+            p.ok(&["snapshot", "restore", &p.name("s"), &p.name("r")]);
+            p.of_the_moment("r");
+            p.intact("", true);
+        },
+        |p| {
+            p.delete("r");
+            p.ok(&["snapshot", "delete", &p.name("s")]);
+            p.unmount("");
+            p.delete("");
+        },
+    )]
+}
+
+/// The size of the one LV that has an origin.
+fn store_size() -> u64 {
+    let columns = "lv_size,origin";
+    let args = ["--noheadings", "--units", "b", "--nosuffix", "-o", columns];
+    let lvs = output("lvs", &args);
+    let mut sizes = lvs.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.parse::<u64>().ok()?, words.next()?))
+    });
+    sizes.next().map_or(0, |(size, _)| size)
 }
 
 /// Bytes the file system mounted here holds in all.
