@@ -129,10 +129,12 @@ impl Keeper {
         };
         note(self.end_processes());
         note(disk::unmount_below(&self.path));
+        let groups: BTreeSet<String> = self.mapped().iter().filter_map(|n| group(n)).collect();
         note(patiently("a device-mapper device is still there", || {
             self.remove_devices();
             self.mapped().is_empty()
         }));
+        groups.iter().for_each(|group| remove_links(group));
         note(patiently("a loop device is still attached", || {
             for device in self.loops() {
                 // Refused while it is in use, and then tried again.
@@ -257,25 +259,32 @@ impl Keeper {
     fn remove_devices(&self) {
         for name in self.mapped() {
             // Refused while another lies on it, and then tried again.
-            let _ = run("dmsetup", ["remove", &name]);
-            // Where no udev keeps /dev, LVM had made a link in a directory named after the group.
-            if let Some((group, volume)) = link(&name) {
-                let dir = Path::new("/dev").join(group);
-                if !Path::new("/dev/mapper").join(&name).exists() {
-                    let _ = fs::remove_file(dir.join(volume));
-                }
-                // Refused while it holds links of others.
-                let _ = fs::remove_dir(dir);
+            if run("dmsetup", ["remove", &name]).is_ok() {
+                // Gone already where udev does it.
+                let _ = fs::remove_file(Path::new("/dev/mapper").join(&name));
             }
         }
     }
 }
 
-/// The group and the volume in the name of a device of LVM, where a dash is written twice.
-fn link(name: &str) -> Option<(String, String)> {
+/// The volume group in the name of a device of LVM, where a dash is written twice.
+fn group(name: &str) -> Option<String> {
     let single = name.replace("--", "\0");
-    let (group, volume) = single.split_once('-')?;
-    Some((group.replace('\0', "-"), volume.replace('\0', "-")))
+    let (group, _) = single.split_once('-')?;
+    Some(group.replace('\0', "-"))
+}
+
+/// Where no udev keeps /dev, LVM makes links in a directory named after the group, and a command
+/// that was killed leaves them.
+fn remove_links(group: &str) {
+    let dir = Path::new("/dev").join(group);
+    for link in fs::read_dir(&dir).into_iter().flatten().flatten() {
+        if !link.path().exists() {
+            let _ = fs::remove_file(link.path());
+        }
+    }
+    // Refused while something is in it, which then is not ours.
+    let _ = fs::remove_dir(dir);
 }
 
 /// Every process in the namespace, as this one sees it, with its command line. Not those that have
@@ -339,8 +348,8 @@ fn has_io(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_link_of_a_volume_is_found_behind_doubled_dashes() {
-        let found = super::link("demo--lvm-stowage--v--1").unwrap();
-        assert_eq!(found, ("demo-lvm".to_owned(), "stowage-v-1".to_owned()));
+    fn the_group_is_found_before_a_single_dash() {
+        let found = super::group("demo--lvm-stowage--v--1-cow");
+        assert_eq!(found.as_deref(), Some("demo-lvm"));
     }
 }
