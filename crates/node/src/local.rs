@@ -104,9 +104,10 @@ impl Inner {
         })
     }
 
-    /// Where a volume is in use, by our notes and by the mount table.
+    /// Where a volume is in use: what we noted and the mount table confirms.
     pub(crate) fn used_at(&self, entry: &Entry) -> Result<Vec<PathBuf>> {
         let noted = self.attachments.get(&entry.record.id);
+        let own = self.own_staging_path(&entry.record.id);
         let mut paths = Vec::new();
         for path in noted.paths() {
             let mounted =
@@ -114,6 +115,10 @@ impl Inner {
             if mounted.is_some() {
                 paths.push(path.to_owned());
             }
+        }
+        // People know the targets they named, not the directory we stage at for them.
+        if paths.len() > 1 {
+            paths.retain(|path| *path != own);
         }
         Ok(paths)
     }
