@@ -1,6 +1,11 @@
 //! Bad input, by the command line, over CSI and on the admin socket: each time one clear error,
 //! nothing made, and a daemon that goes on.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start the program under test"
+)]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
@@ -266,13 +271,21 @@ fn a_bad_request_is_refused_by_name_over_csi() {
         );
     }
     let raw = staging_of(&id, &staging, block(Mode::SingleNodeWriter));
-    refused(csi.node_stage_volume(raw), Code::InvalidArgument, &["block"]);
+    refused(
+        csi.node_stage_volume(raw),
+        Code::InvalidArgument,
+        &["block"],
+    );
     let smaller = CreateVolumeRequest {
         capacity_range: Some(range(32 * MIB, 0)),
         volume_content_source: from_volume(&id),
         ..volume("copy")
     };
-    refused(csi.create_volume(smaller), Code::OutOfRange, &["32Mi", "64Mi"]);
+    refused(
+        csi.create_volume(smaller),
+        Code::OutOfRange,
+        &["32Mi", "64Mi"],
+    );
     let other = CreateVolumeRequest {
         volume_capabilities: vec![mount("xfs", Mode::SingleNodeWriter)],
         capacity_range: Some(range(512 * MIB, 0)),
@@ -280,8 +293,16 @@ fn a_bad_request_is_refused_by_name_over_csi() {
         ..volume("copy")
     };
     csi.stage(&id, &staging, mount("ext4", Mode::SingleNodeWriter));
-    refused(csi.create_volume(other), Code::InvalidArgument, &["ext4", "xfs"]);
-    refused(csi.delete(&id), Code::FailedPrecondition, &[&text(&staging)]);
+    refused(
+        csi.create_volume(other),
+        Code::InvalidArgument,
+        &["ext4", "xfs"],
+    );
+    refused(
+        csi.delete(&id),
+        Code::FailedPrecondition,
+        &[&text(&staging)],
+    );
     csi.unstage(&id, &staging).expect("unstaged");
     assert_eq!(rig.storage.contents().len(), 1);
     csi.delete(&id).expect("deleted");
@@ -295,9 +316,7 @@ fn a_disk_with_data_or_in_use_is_not_taken() {
     let disk = output("losetup", &["-f", "--show", &text(file.path())]);
     let disk = disk.trim();
     let pools = rig.ok(&["pool", "list"]);
-    let create = |args: &[&str]| {
-        rig.run(&[&["pool", "create", "q", "--kind"], args].concat())
-    };
+    let create = |args: &[&str]| rig.run(&[&["pool", "create", "q", "--kind"], args].concat());
     for (make, found) in [
         (&["mkfs.ext4", "-q", "-F"][..], "ext4"),
         (&["mkfs.xfs", "-q", "-f"], "xfs"),
@@ -313,7 +332,10 @@ fn a_disk_with_data_or_in_use_is_not_taken() {
         assert_eq!(digest(file.path()), before, "{found}");
     }
     tool("wipefs", &["-a", "-q", disk]);
-    tool("sh", &["-c", &format!("echo 'label: gpt' | sfdisk -q {disk}")]);
+    tool(
+        "sh",
+        &["-c", &format!("echo 'label: gpt' | sfdisk -q {disk}")],
+    );
     let before = digest(file.path());
     create(&["lvm", "--disk", disk]).fails_with(&[disk, "gpt"]);
     assert_eq!(digest(file.path()), before);
@@ -328,13 +350,19 @@ fn a_disk_with_data_or_in_use_is_not_taken() {
     put(&rig.path("theirs/file"), "theirs");
     tool("umount", &[&at]);
     for (args, word) in [
-        (&["lvm", "--disk", "/dev/no-such-disk"][..], "/dev/no-such-disk"),
+        (
+            &["lvm", "--disk", "/dev/no-such-disk"][..],
+            "/dev/no-such-disk",
+        ),
         (&["lvm", "--disk", "/etc/passwd"], "/etc/passwd"),
         (&["lvm", "--disk", "/dev/null"], "/dev/null"),
         (&["lvm", "--vg", "no-such-group"], "no-such-group"),
         (&["lvm", "--vg=-x"], "-x"),
         (&["thin", "--vg", "no-such-group"], "no-such-group"),
-        (&["thin", "--vg", "x", "--overprovision", "0"], "overprovision"),
+        (
+            &["thin", "--vg", "x", "--overprovision", "0"],
+            "overprovision",
+        ),
         (&["file"], "path"),
         (&["file", "--path", "relative"], "path"),
         (&["file", "--path", "/tmp/q", "--disk", disk], "directory"),
@@ -345,8 +373,10 @@ fn a_disk_with_data_or_in_use_is_not_taken() {
     }
     rig.run(&["pool", "create", "p", "--kind", "file", "--path", "/tmp/q"])
         .fails_with(&["pool p exists"]);
-    rig.run(&["pool", "create", "../q", "--kind", "file", "--path", "/tmp/q"])
-        .fails_with(&["../q"]);
+    rig.run(&[
+        "pool", "create", "../q", "--kind", "file", "--path", "/tmp/q",
+    ])
+    .fails_with(&["../q"]);
     rig.run(&["pool", "extend", "p", disk])
         .fails_with(&["pool p", "directory"]);
     rig.run(&["pool", "extend", "ghost", disk])
@@ -411,7 +441,10 @@ fn a_bad_configuration_says_which_line() {
     }
     let out = serve(&work.path().join("none.toml"));
     let said = String::from_utf8_lossy(&out.stderr);
-    assert!(!out.status.success() && said.contains("none.toml"), "{said}");
+    assert!(
+        !out.status.success() && said.contains("none.toml"),
+        "{said}"
+    );
 }
 
 /// Send bytes to the admin socket as they are; its answer.
@@ -430,7 +463,10 @@ fn raw(rig: &Rig, bytes: &[u8]) -> String {
 #[test]
 fn nonsense_on_the_admin_socket_is_answered_and_survived() {
     let rig = rig();
-    let long = format!("{{\"op\":\"volume-show\",\"name\":\"{}\"}}\n", "x".repeat(70 << 10));
+    let long = format!(
+        "{{\"op\":\"volume-show\",\"name\":\"{}\"}}\n",
+        "x".repeat(70 << 10)
+    );
     let endless = vec![b'x'; 10 << 20];
     let deep = "[".repeat(60 << 10);
     for (bytes, word) in [
@@ -440,8 +476,14 @@ fn nonsense_on_the_admin_socket_is_answered_and_survived() {
         (b"{\"op\":\"volume-list\"\n", "malformed"),
         (b"{\"op\":\"shut-down\"}\n", "shut-down"),
         (b"{\"op\":\"volume-show\"}\n", "name"),
-        (b"{\"op\":\"volume-show\",\"name\":\"v\",\"colour\":1}\n", "colour"),
-        (b"{\"op\":\"volume-grow\",\"name\":\"v\",\"size\":-1}\n", "-1"),
+        (
+            b"{\"op\":\"volume-show\",\"name\":\"v\",\"colour\":1}\n",
+            "colour",
+        ),
+        (
+            b"{\"op\":\"volume-grow\",\"name\":\"v\",\"size\":-1}\n",
+            "-1",
+        ),
         (b"\xff\xfe\n", "malformed"),
         (deep.as_bytes(), "malformed"),
         (long.as_bytes(), "longer than 64Ki"),
@@ -449,7 +491,10 @@ fn nonsense_on_the_admin_socket_is_answered_and_survived() {
     ] {
         let answer = raw(&rig, bytes);
         let said: Value = serde_json::from_str(&answer).unwrap_or_else(|e| {
-            panic!("{e} in {answer:?} to {}", String::from_utf8_lossy(&bytes[..bytes.len().min(80)]))
+            panic!(
+                "{e} in {answer:?} to {}",
+                String::from_utf8_lossy(&bytes[..bytes.len().min(80)])
+            )
         });
         assert_eq!(said["failed"]["kind"], json!("invalid"), "{answer}");
         let message = said["failed"]["message"].as_str().expect("a message");
@@ -465,7 +510,9 @@ fn nonsense_on_the_admin_socket_is_answered_and_survived() {
     let mut stream = UnixStream::connect(rig.path("csi.sock")).expect("the daemon answers");
     let _ = stream.write_all(&endless);
     drop(stream);
-    Csi::new(&rig).list_volumes(Default::default()).expect("alive");
+    Csi::new(&rig)
+        .list_volumes(Default::default())
+        .expect("alive");
 }
 
 #[test]
@@ -489,7 +536,11 @@ fn only_root_gives_orders() {
     open(rig.work.path(), 0o755);
     let nobody = |args: &[&str]| {
         let ids = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-        let out = Command::new("setpriv").args(ids).arg(&program).args(args).output();
+        let out = Command::new("setpriv")
+            .args(ids)
+            .arg(&program)
+            .args(args)
+            .output();
         let out = out.expect("setpriv starts");
         assert!(!out.status.success());
         String::from_utf8_lossy(&out.stderr).into_owned()
@@ -500,7 +551,9 @@ fn only_root_gives_orders() {
     assert_eq!(said.trim().lines().count(), 1, "{said}");
     // The peer is asked for, too: the mode of the socket is not all there is.
     open(&rig.path("admin.sock"), 0o666);
-    let order = ["--socket", &socket, "volume", "create", "v", "--size", "64Mi"];
+    let order = [
+        "--socket", &socket, "volume", "create", "v", "--size", "64Mi",
+    ];
     let said = nobody(&order);
     assert!(said.contains("only root"), "{said}");
     assert_eq!(said.trim().lines().count(), 1, "{said}");
@@ -633,7 +686,10 @@ fn every_command_explains_itself() {
             assert!(script.contains(word), "{shell} lacks {word}");
         }
     }
-    tool("bash", &["-c", &format!("source <({STOWAGE} completions bash)")]);
+    tool(
+        "bash",
+        &["-c", &format!("source <({STOWAGE} completions bash)")],
+    );
 }
 
 // What doctor finds.
@@ -671,7 +727,10 @@ fn what_is_foreign_in_a_pool_is_reported_and_left() {
         assert_eq!(found["severity"], json!("warning"));
         assert_eq!(found["trouble"], json!("foreign"));
     }
-    assert!(rig.run(&["doctor"]).status.success(), "a warning is no failure");
+    assert!(
+        rig.run(&["doctor"]).status.success(),
+        "a warning is no failure"
+    );
     on::create(&rig, "v", "ext4", "64Mi");
     on::delete(&rig, &["v"]);
     rig.settle();
@@ -700,7 +759,10 @@ fn a_damaged_record_is_reported_and_its_volume_not_touched() {
     std::fs::write(record(1), b"").expect("writable");
     std::fs::copy(record(4), record(2)).expect("writable");
     std::fs::remove_file(record(3)).expect("there");
-    let digests: Vec<String> = ids.iter().map(|id| digest(&dir.join(id).join("data"))).collect();
+    let digests: Vec<String> = ids
+        .iter()
+        .map(|id| digest(&dir.join(id).join("data")))
+        .collect();
     rig.start();
     let listed = rig.ok(&["volume", "list"]);
     assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
@@ -713,8 +775,11 @@ fn a_damaged_record_is_reported_and_its_volume_not_touched() {
         // deletion would be the end of them.
         rig.run(&["volume", "create", name, "--size", "64Mi"])
             .fails_with(&[id, "record"]);
-        rig.run(&["volume", "delete", name]).fails_with(&["no volume"]);
-        Csi::new(&rig).delete(id).expect("not one of ours to delete");
+        rig.run(&["volume", "delete", name])
+            .fails_with(&["no volume"]);
+        Csi::new(&rig)
+            .delete(id)
+            .expect("not one of ours to delete");
     }
     rig.settle();
     for (id, digest) in ids.iter().zip(digests) {
@@ -782,7 +847,10 @@ fn the_pool_of_another_name_is_not_taken() {
     put(&rig.path("stowage.toml"), &renamed);
     assert!(!rig.try_start(), "took the pool p for its own");
     let log = rig.log();
-    assert!(log.contains("belongs to the pool \"p\", not to other"), "{log}");
+    assert!(
+        log.contains("belongs to the pool \"p\", not to other"),
+        "{log}"
+    );
     put(&rig.path("stowage.toml"), &config);
     rig.start();
     rig.assert_clean();

@@ -1,5 +1,10 @@
 //! The CSI door with the real node behind it: what rivals break in the field.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start the program under test"
+)]
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -232,16 +237,25 @@ fn a_path_through_a_symlink_is_refused_and_nothing_made_behind_it() {
     for path in ["link/staging", "staging-link"] {
         let through = staging_of(&id, &rig.path(path), writer());
         let words = ["symbolic link", &rig.text(path)];
-        refused(csi.node_stage_volume(through), Code::InvalidArgument, &words);
+        refused(
+            csi.node_stage_volume(through),
+            Code::InvalidArgument,
+            &words,
+        );
     }
     csi.stage(&id, &staging, writer());
     symlink(real.join("nowhere"), rig.path("dangling")).expect("a link");
     for path in ["link/target", "dangling", "staging-link"] {
         let through = publishing(&id, &staging, &rig.path(path), writer());
         let words = ["symbolic link", &rig.text(path)];
-        refused(csi.node_publish_volume(through), Code::InvalidArgument, &words);
+        refused(
+            csi.node_publish_volume(through),
+            Code::InvalidArgument,
+            &words,
+        );
         // The kubelet undoes what it is not sure of; there is nothing to undo.
-        csi.unpublish(&id, &rig.path(path)).expect("never published");
+        csi.unpublish(&id, &rig.path(path))
+            .expect("never published");
     }
     assert_eq!(entries(&real), 1, "made behind the link");
     assert_eq!(entries(&real.join("staging")), 0, "mounted behind the link");
@@ -294,7 +308,11 @@ fn what_stands_at_the_target_is_not_ours_to_remove() {
     let target = dir(&rig, "theirs");
     let foreign = Foreign::at(&target);
     let want = publishing(&id, &staging, &target, writer());
-    refused(csi.node_publish_volume(want), Code::AlreadyExists, &["tmpfs"]);
+    refused(
+        csi.node_publish_volume(want),
+        Code::AlreadyExists,
+        &["tmpfs"],
+    );
     foreign.assert_untouched();
     csi.unpublish(&id, &target).expect("never published");
     foreign.assert_untouched();
@@ -388,7 +406,8 @@ fn a_device_is_published_at_a_file_and_a_directory_stays_one() {
     csi.publish(&id, &staging, &rig.path("device"), access());
     csi.publish(&id, &staging, &rig.path("device"), access());
     assert_eq!(mounted(&rig.path("device")), 1);
-    csi.unpublish(&id, &rig.path("device")).expect("unpublished");
+    csi.unpublish(&id, &rig.path("device"))
+        .expect("unpublished");
     csi.unstage(&id, &staging).expect("unstaged");
     csi.delete(&id).expect("deleted");
     rig.assert_clean();
@@ -490,7 +509,8 @@ fn a_volume_handed_out_raw_is_never_formatted() {
         if written {
             support::uses::scribble(&rig.path("device"), 40 << 20, b"the consumer's own format");
         }
-        csi.unpublish(&id, &rig.path("device")).expect("unpublished");
+        csi.unpublish(&id, &rig.path("device"))
+            .expect("unpublished");
         csi.unstage(&id, &staging).expect("unstaged");
         let as_fs = staging_of(&id, &staging, writer());
         refused(
@@ -506,12 +526,14 @@ fn a_volume_handed_out_raw_is_never_formatted() {
         if written {
             // Its consumer may make the file system itself; then it can be mounted.
             tool("mkfs.ext4", &["-q", "-F", &rig.text("device")]);
-            csi.unpublish(&id, &rig.path("device")).expect("unpublished");
+            csi.unpublish(&id, &rig.path("device"))
+                .expect("unpublished");
             csi.unstage(&id, &staging).expect("unstaged");
             csi.stage(&id, &staging, writer());
             put(&staging.join("file"), "fits");
         } else {
-            csi.unpublish(&id, &rig.path("device")).expect("unpublished");
+            csi.unpublish(&id, &rig.path("device"))
+                .expect("unpublished");
         }
         csi.unstage(&id, &staging).expect("unstaged");
         csi.delete(&id).expect("deleted");
@@ -578,7 +600,8 @@ fn a_bad_inline_volume_leaves_nothing() {
     ] {
         let want = inline("csi-1", &rig.path("t"), &[context]);
         refused(csi.node_publish_volume(want), code, &[word]);
-        csi.unpublish("csi-1", &rig.path("t")).expect("nothing there");
+        csi.unpublish("csi-1", &rig.path("t"))
+            .expect("nothing there");
         assert!(!rig.path("t").exists());
         rig.assert_clean();
     }
@@ -635,7 +658,10 @@ fn a_slow_mkfs_delays_nobody_else_and_is_not_repeated() {
     let csi = Csi::new(&rig);
     let mut slow = Slow::new(&rig);
     let (staging, other_staging) = (dir(&rig, "staging"), dir(&rig, "other-staging"));
-    let stuck = csi.create_volume(slow_volume("stuck")).expect("a volume").volume_id;
+    let stuck = csi
+        .create_volume(slow_volume("stuck"))
+        .expect("a volume")
+        .volume_id;
     let other = CreateVolumeRequest {
         parameters: map(&[("pool", "p")]),
         ..volume("other")
@@ -650,12 +676,18 @@ fn a_slow_mkfs_delays_nobody_else_and_is_not_repeated() {
         csi.publish(&other, &other_staging, &rig.path("t"), writer());
         let asked = Instant::now();
         csi.stats(&other, &rig.path("t")).expect("usage");
-        assert!(asked.elapsed() < Duration::from_secs(1), "stats had to wait");
+        assert!(
+            asked.elapsed() < Duration::from_secs(1),
+            "stats had to wait"
+        );
         csi.list_volumes(Default::default()).expect("a list");
         csi.unpublish(&other, &rig.path("t")).expect("unpublished");
         csi.unstage(&other, &other_staging).expect("unstaged");
         csi.delete(&other).expect("deleted");
-        assert!(!first.is_finished(), "mkfs was not held up: nothing was shown");
+        assert!(
+            !first.is_finished(),
+            "mkfs was not held up: nothing was shown"
+        );
         assert!(
             began.elapsed() < Duration::from_secs(5),
             "another volume had to wait"
@@ -696,7 +728,9 @@ fn work_outlives_its_caller_and_the_retry_finds_it() {
     let mut slow = Slow::new(&rig);
     slow.freeze();
     let hurried = csi.within(Duration::from_millis(500));
-    let given_up = hurried.create_volume(slow_volume("v")).expect_err("too slow");
+    let given_up = hurried
+        .create_volume(slow_volume("v"))
+        .expect_err("too slow");
     assert!(
         matches!(given_up.code(), Code::DeadlineExceeded | Code::Cancelled),
         "{given_up:?}"
@@ -716,18 +750,24 @@ fn work_outlives_its_caller_and_the_retry_finds_it() {
     // A snapshot likewise: its moment is that of the first call.
     slow.freeze();
     let cut = hurried.cut("s", &found.volume_id).expect_err("too slow");
-    assert!(matches!(cut.code(), Code::DeadlineExceeded | Code::Cancelled));
-    let then = jiff_now(&rig);
+    assert!(matches!(
+        cut.code(),
+        Code::DeadlineExceeded | Code::Cancelled
+    ));
+    let then = now();
     slow.thaw();
     let cut = csi.cut("s", &found.volume_id).expect("the same");
     let created = cut.creation_time.expect("a time").seconds;
-    assert!(created <= then, "cut again by the retry: {created} after {then}");
+    assert!(
+        created <= then,
+        "cut again by the retry: {created} after {then}"
+    );
     csi.drop_snapshot(&cut.snapshot_id).expect("deleted");
     csi.delete(&found.volume_id).expect("deleted");
     rig.assert_clean();
 }
 
-fn jiff_now(_: &Rig) -> i64 {
+fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     i64::try_from(since.expect("after 1970").as_secs()).expect("a time")
 }

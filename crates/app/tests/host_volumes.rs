@@ -180,8 +180,7 @@ fn a_full_pool_refuses_and_makes_nothing() {
         rig.ok(&["volume", "create", "v", "--size", "5Gi"]);
         rig.run(&["volume", "create", "w", "--size", "5Gi"])
             .fails_with(&["pool p is full"]);
-        rig.run(&["volume", "grow", "v", "10Gi"])
-            .fails_with(&["p"]);
+        rig.run(&["volume", "grow", "v", "10Gi"]).fails_with(&["p"]);
         assert_eq!(rig.ok(&["volume", "show", "v"])["size"], json!(5_u64 << 30));
         assert_eq!(rig.storage.contents().len(), 1);
         on::delete(&rig, &["v"]);
@@ -204,7 +203,12 @@ fn without_reflink_snapshots_are_refused_and_unused_volumes_are_cloned_by_copyin
     rig.run(&["volume", "clone", "v", "c"])
         .fails_with(&["pool p", "reflink", "xfs or btrfs"]);
     rig.settle();
-    assert_eq!(rig.storage.contents().len(), 1, "{:?}", rig.storage.contents());
+    assert_eq!(
+        rig.storage.contents().len(),
+        1,
+        "{:?}",
+        rig.storage.contents()
+    );
     assert_eq!(rig.ok(&["snapshot", "list"]), json!([]));
     unmount(&rig, "m");
     rig.ok(&["volume", "clone", "v", "c", "--size", "128Mi"]);
@@ -227,7 +231,10 @@ fn plant(what: &str, file: &std::path::Path) {
     let name = file.display().to_string();
     match what {
         "ext4" => tool("mkfs.ext4", &["-q", "-F", &name]),
-        "gpt" => tool("sh", &["-c", &format!("echo 'label: gpt' | sfdisk -q {name}")]),
+        "gpt" => tool(
+            "sh",
+            &["-c", &format!("echo 'label: gpt' | sfdisk -q {name}")],
+        ),
         "LUKS" => tool(
             "sh",
             &[
@@ -259,7 +266,14 @@ fn plant(what: &str, file: &std::path::Path) {
 fn a_blank_volume_that_holds_something_is_not_formatted() {
     stowage_testkit::require(&["sfdisk", "cryptsetup", "lvm"]);
     let rig = rig(FsKind::Xfs);
-    for what in ["ext4", "gpt", "LUKS", "LVM", "unknown data", "unknown data at the end"] {
+    for what in [
+        "ext4",
+        "gpt",
+        "LUKS",
+        "LVM",
+        "unknown data",
+        "unknown data at the end",
+    ] {
         let made = on::create(&rig, "v", "ext4", "64Mi");
         let file = data(&rig, made["id"].as_str().expect("an id"));
         plant(what, &file);
@@ -303,7 +317,11 @@ fn a_volume_that_lost_its_superblock_is_not_formatted_again() {
                     .fails_with(&["failed to mount", fs]);
             }
             assert!(!rig.path("m").exists());
-            assert_eq!(on::digest(&file), before, "{fs} written to, all lost: {all}");
+            assert_eq!(
+                on::digest(&file),
+                before,
+                "{fs} written to, all lost: {all}"
+            );
         }
         on::scribble(&file, 0, &whole);
         assert_eq!(get(&mount(&rig, "v", "m").join("file")), "kept");

@@ -121,13 +121,7 @@ impl Csi {
     }
 
     #[track_caller]
-    pub fn publish(
-        &self,
-        id: &str,
-        staging: &Path,
-        target: &Path,
-        capability: VolumeCapability,
-    ) {
+    pub fn publish(&self, id: &str, staging: &Path, target: &Path, capability: VolumeCapability) {
         self.node_publish_volume(publishing(id, staging, target, capability))
             .expect("published");
     }
@@ -228,7 +222,11 @@ pub fn volume(name: &str) -> CreateVolumeRequest {
     }
 }
 
-pub fn staging_of(id: &str, staging: &Path, capability: VolumeCapability) -> NodeStageVolumeRequest {
+pub fn staging_of(
+    id: &str,
+    staging: &Path,
+    capability: VolumeCapability,
+) -> NodeStageVolumeRequest {
     NodeStageVolumeRequest {
         volume_id: id.to_owned(),
         staging_target_path: text(staging),

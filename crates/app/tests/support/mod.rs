@@ -1,6 +1,10 @@
 //! A daemon under test: its pool on real storage, its command line, its CSI socket. Everything it
 //! leaves is undone when dropped, and what it should not have left is an error.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses a part of it"
+)]
 #![allow(
     clippy::disallowed_methods,
     reason = "tests start the program under test"
