@@ -2,7 +2,10 @@
 //!
 //! Run it by `make bench`: `file` on the machine itself, `lvm` and `thin` in a guest. Prints one
 //! Markdown table row a figure: what, ours, the bare commands' (or the goal), the ratio.
-#![allow(clippy::disallowed_methods, reason = "the bare commands are what is compared with")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the bare commands are what is compared with"
+)]
 
 #[path = "../crates/app/tests/support/mod.rs"]
 mod support;
@@ -27,7 +30,10 @@ struct Door {
 }
 
 fn main() {
-    let kinds: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let kinds: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -61,14 +67,21 @@ async fn measure(kind: &str) {
 }
 
 async fn connect(rig: &Rig) -> Door {
-    let channel = stowage_csi::client::connect(&rig.path("csi.sock")).await.expect("a CSI socket");
-    Door { controller: Controller::new(channel.clone()), node: Node::new(channel) }
+    let channel = stowage_csi::client::connect(&rig.path("csi.sock"))
+        .await
+        .expect("a CSI socket");
+    Door {
+        controller: Controller::new(channel.clone()),
+        node: Node::new(channel),
+    }
 }
 
 fn capability() -> csi::VolumeCapability {
     use csi::volume_capability::{AccessMode, AccessType, MountVolume, access_mode};
     csi::VolumeCapability {
-        access_mode: Some(AccessMode { mode: access_mode::Mode::SingleNodeWriter.into() }),
+        access_mode: Some(AccessMode {
+            mode: access_mode::Mode::SingleNodeWriter.into(),
+        }),
         access_type: Some(AccessType::Mount(MountVolume {
             fs_type: "ext4".to_owned(),
             ..MountVolume::default()
@@ -79,7 +92,10 @@ fn capability() -> csi::VolumeCapability {
 fn create(name: &str, bytes: i64) -> csi::CreateVolumeRequest {
     csi::CreateVolumeRequest {
         name: name.to_owned(),
-        capacity_range: Some(csi::CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
+        capacity_range: Some(csi::CapacityRange {
+            required_bytes: bytes,
+            limit_bytes: 0,
+        }),
         volume_capabilities: vec![capability()],
         ..csi::CreateVolumeRequest::default()
     }
@@ -87,7 +103,12 @@ fn create(name: &str, bytes: i64) -> csi::CreateVolumeRequest {
 
 impl Door {
     async fn create(&mut self, request: csi::CreateVolumeRequest) -> String {
-        let made = self.controller.create_volume(request).await.expect("a volume").into_inner();
+        let made = self
+            .controller
+            .create_volume(request)
+            .await
+            .expect("a volume")
+            .into_inner();
         made.volume.expect("a volume").volume_id
     }
 
@@ -107,7 +128,10 @@ impl Door {
             volume_capability: Some(capability()),
             ..csi::NodePublishVolumeRequest::default()
         };
-        self.node.node_publish_volume(publish).await.expect("published");
+        self.node
+            .node_publish_volume(publish)
+            .await
+            .expect("published");
     }
 
     async fn unpublish(&mut self, id: &str, staging: &Path, target: &Path) {
@@ -115,18 +139,29 @@ impl Door {
             volume_id: id.to_owned(),
             target_path: target.display().to_string(),
         };
-        self.node.node_unpublish_volume(unpublish).await.expect("unpublished");
+        self.node
+            .node_unpublish_volume(unpublish)
+            .await
+            .expect("unpublished");
         let unstage = csi::NodeUnstageVolumeRequest {
             volume_id: id.to_owned(),
             staging_target_path: staging.display().to_string(),
         };
-        self.node.node_unstage_volume(unstage).await.expect("unstaged");
+        self.node
+            .node_unstage_volume(unstage)
+            .await
+            .expect("unstaged");
     }
 
     async fn delete(&mut self, id: &str) {
-        let delete =
-            csi::DeleteVolumeRequest { volume_id: id.to_owned(), ..Default::default() };
-        self.controller.delete_volume(delete).await.expect("deleted");
+        let delete = csi::DeleteVolumeRequest {
+            volume_id: id.to_owned(),
+            ..Default::default()
+        };
+        self.controller
+            .delete_volume(delete)
+            .await
+            .expect("deleted");
     }
 }
 
@@ -157,7 +192,11 @@ async fn to_publish(door: &mut Door, rig: &Rig, kind: &str, rounds: usize) {
             theirs.push(their_time);
         }
     }
-    row(&format!("{kind}: create + stage + publish (ext4)"), median(ours), median(theirs));
+    row(
+        &format!("{kind}: create + stage + publish (ext4)"),
+        median(ours),
+        median(theirs),
+    );
 }
 
 fn bare_create(storage: &Storage, kind: &str) -> String {
@@ -166,17 +205,25 @@ fn bare_create(storage: &Storage, kind: &str) -> String {
         Storage::File(fs) => {
             let file = fs.path().join("bare.img").display().to_string();
             tool("fallocate", &["-l", &size, &file]);
-            output("losetup", &["--find", "--show", "--direct-io=on", &file]).trim().to_owned()
+            output("losetup", &["--find", "--show", "--direct-io=on", &file])
+                .trim()
+                .to_owned()
         }
         Storage::Lvm { vg, .. } => {
             let bytes = format!("{size}b");
-            tool("lvcreate", &["-q", "-y", "-Wy", "-Zy", "-n", "bare", "-L", &bytes, vg]);
+            tool(
+                "lvcreate",
+                &["-q", "-y", "-Wy", "-Zy", "-n", "bare", "-L", &bytes, vg],
+            );
             format!("/dev/{vg}/bare")
         }
         Storage::Thin { vg, .. } => {
             assert_eq!(kind, "thin");
             let (bytes, pool) = (format!("{size}b"), format!("{vg}/tp"));
-            tool("lvcreate", &["-q", "-y", "-n", "bare", "-V", &bytes, "-T", &pool]);
+            tool(
+                "lvcreate",
+                &["-q", "-y", "-n", "bare", "-V", &bytes, "-T", &pool],
+            );
             format!("/dev/{vg}/bare")
         }
     }
@@ -206,7 +253,16 @@ async fn instant_copies(door: &mut Door, rig: &Rig, kind: &str) {
         let (staging, target) = (rig.path("stage"), rig.path("target"));
         door.publish(&id, &staging, &target).await;
         let file = target.join("data").display().to_string();
-        tool("dd", &["if=/dev/urandom", &format!("of={file}"), "bs=1M", "count=64", "conv=fsync"]);
+        tool(
+            "dd",
+            &[
+                "if=/dev/urandom",
+                &format!("of={file}"),
+                "bs=1M",
+                "count=64",
+                "conv=fsync",
+            ],
+        );
         let (mut cuts, mut clones, mut restores) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..5 {
             let started = Instant::now();
@@ -215,7 +271,12 @@ async fn instant_copies(door: &mut Door, rig: &Rig, kind: &str) {
                 name: format!("cut-{size}-{round}"),
                 ..csi::CreateSnapshotRequest::default()
             };
-            let cut = door.controller.create_snapshot(cut).await.expect("a snapshot").into_inner();
+            let cut = door
+                .controller
+                .create_snapshot(cut)
+                .await
+                .expect("a snapshot")
+                .into_inner();
             cuts.push(started.elapsed());
             let cut = cut.snapshot.expect("a snapshot").snapshot_id;
             for (times, source) in [
@@ -225,18 +286,30 @@ async fn instant_copies(door: &mut Door, rig: &Rig, kind: &str) {
                 let started = Instant::now();
                 let mut request = create(&format!("of-{size}-{round}-{}", times.len()), size);
                 request.parameters.clone_from(&thin_params);
-                request.name = format!("{}-{source:?}", request.name).chars().take(100).collect();
+                request.name = format!("{}-{source:?}", request.name)
+                    .chars()
+                    .take(100)
+                    .collect();
                 request.volume_content_source = Some(source);
                 let copy = door.create(request).await;
                 times.push(started.elapsed());
                 door.delete(&copy).await;
             }
-            let delete =
-                csi::DeleteSnapshotRequest { snapshot_id: cut, ..Default::default() };
-            door.controller.delete_snapshot(delete).await.expect("deleted");
+            let delete = csi::DeleteSnapshotRequest {
+                snapshot_id: cut,
+                ..Default::default()
+            };
+            door.controller
+                .delete_snapshot(delete)
+                .await
+                .expect("deleted");
         }
         for (what, times) in [("snapshot", cuts), ("clone", clones), ("restore", restores)] {
-            goal(&format!("{kind}: {what} of {shown}, mounted"), median(times), 100);
+            goal(
+                &format!("{kind}: {what} of {shown}, mounted"),
+                median(times),
+                100,
+            );
         }
         door.unpublish(&id, &staging, &target).await;
         door.delete(&id).await;
@@ -245,13 +318,19 @@ async fn instant_copies(door: &mut Door, rig: &Rig, kind: &str) {
 
 fn from_volume(id: &str) -> csi::VolumeContentSource {
     use csi::volume_content_source::{Type, VolumeSource};
-    csi::VolumeContentSource { r#type: Some(Type::Volume(VolumeSource { volume_id: id.to_owned() })) }
+    csi::VolumeContentSource {
+        r#type: Some(Type::Volume(VolumeSource {
+            volume_id: id.to_owned(),
+        })),
+    }
 }
 
 fn from_snapshot(id: &str) -> csi::VolumeContentSource {
     use csi::volume_content_source::{SnapshotSource, Type};
     csi::VolumeContentSource {
-        r#type: Some(Type::Snapshot(SnapshotSource { snapshot_id: id.to_owned() })),
+        r#type: Some(Type::Snapshot(SnapshotSource {
+            snapshot_id: id.to_owned(),
+        })),
     }
 }
 
@@ -262,7 +341,10 @@ async fn burst(rig: &Rig) {
     let all = (0..100).map(|n| {
         let mut controller = door.controller.clone();
         tokio::spawn(async move {
-            controller.create_volume(create(&format!("burst-{n}"), 16 << 20)).await.expect("a volume");
+            controller
+                .create_volume(create(&format!("burst-{n}"), 16 << 20))
+                .await
+                .expect("a volume");
         })
     });
     for one in all.collect::<Vec<_>>() {
@@ -270,7 +352,10 @@ async fn burst(rig: &Rig) {
     }
     let took = started.elapsed();
     let rate = 100.0 / took.as_secs_f64();
-    println!("| file: 100 creates at once | {rate:.0} a second | goal 100 | {:.2}x |", rate / 100.0);
+    println!(
+        "| file: 100 creates at once | {rate:.0} a second | goal 100 | {:.2}x |",
+        rate / 100.0
+    );
 }
 
 /// Memory, idleness and restart with 250 volumes.
@@ -287,11 +372,21 @@ async fn many(mut rig: Rig) {
     std::thread::sleep(Duration::from_secs(30));
     let after = usage(rig.pid());
     let resident = output("grep", &["VmRSS", &format!("/proc/{}/status", rig.pid())]);
-    let kib: f64 = resident.split_whitespace().nth(1).expect("a number").parse().expect("a number");
+    let kib: f64 = resident
+        .split_whitespace()
+        .nth(1)
+        .expect("a number")
+        .parse()
+        .expect("a number");
     let mib = kib / 1024.0;
-    println!("| 250 volumes: resident memory | {mib:.1} MiB | goal 25 MiB | {:.2}x |", mib / 25.0);
+    println!(
+        "| 250 volumes: resident memory | {mib:.1} MiB | goal 25 MiB | {:.2}x |",
+        mib / 25.0
+    );
     let (own, children) = (after.0 - before.0, after.1 - before.1);
-    println!("| 250 volumes: CPU ticks (10 ms) in 30 s idle, own and children's | {own}, {children} | goal 0 | - |");
+    println!(
+        "| 250 volumes: CPU ticks (10 ms) in 30 s idle, own and children's | {own}, {children} | goal 0 | - |"
+    );
     for how in ["SIGTERM", "kill -9"] {
         if how == "SIGTERM" {
             rig.stop();
@@ -303,7 +398,11 @@ async fn many(mut rig: Rig) {
         let took = started.elapsed();
         let volumes = rig.ok(&["volume", "list"]);
         assert_eq!(volumes.as_array().map(Vec::len), Some(250));
-        goal(&format!("250 volumes: from start to serving after {how}"), took, 1000);
+        goal(
+            &format!("250 volumes: from start to serving after {how}"),
+            took,
+            1000,
+        );
     }
 }
 
@@ -333,10 +432,17 @@ fn ms(time: Duration) -> f64 {
 
 fn row(what: &str, ours: Duration, theirs: Duration) {
     let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
-    println!("| {what} | {:.1} ms | bare commands {:.1} ms | {ratio:.2}x |", ms(ours), ms(theirs));
+    println!(
+        "| {what} | {:.1} ms | bare commands {:.1} ms | {ratio:.2}x |",
+        ms(ours),
+        ms(theirs)
+    );
 }
 
 fn goal(what: &str, ours: Duration, goal_ms: u32) {
     let ratio = ms(ours) / f64::from(goal_ms);
-    println!("| {what} | {:.1} ms | goal {goal_ms} ms | {ratio:.2}x |", ms(ours));
+    println!(
+        "| {what} | {:.1} ms | goal {goal_ms} ms | {ratio:.2}x |",
+        ms(ours)
+    );
 }

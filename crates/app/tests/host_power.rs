@@ -298,6 +298,10 @@ struct Node;
 
 impl Node {
     #[allow(clippy::disallowed_methods, reason = "the program under test")]
+    #[allow(
+        clippy::zombie_processes,
+        reason = "nobody waits for it: it ends with the guest"
+    )]
     fn start() -> Self {
         let log = File::create("/run/log").expect("writable");
         Command::new(STOWAGE)

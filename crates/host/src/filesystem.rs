@@ -17,6 +17,12 @@ pub enum FilesystemError {
         "failed to use the file system type {fstype:?}: not one of ext2, ext3, ext4, xfs, btrfs"
     )]
     Unsupported { fstype: String },
+    #[error(
+        "failed to give the btrfs copy on {} a UUID of its own: it has a log to be replayed; \
+         mount and unmount the original once, then copy it again",
+        device.display()
+    )]
+    Unreplayed { device: PathBuf },
     #[error(transparent)]
     Command(#[from] CmdError),
     #[error(transparent)]
@@ -152,18 +158,38 @@ pub async fn grow_unmounted(
 /// to give and, unlike a new UUID, does not need a clean log.
 ///
 /// # Errors
-/// The program's own reason.
+/// `Unreplayed` for a btrfs copy of a volume that was not unmounted well: what its log holds would
+/// be lost under the new UUID. Else the program's own reason.
 pub async fn fresh_uuid(
     runner: &dyn Runner,
     fstype: &str,
     device: &Path,
 ) -> Result<(), FilesystemError> {
     if let Family::Btrfs = family(fstype)? {
+        let path = device.to_owned();
+        if blocking(move || has_btrfs_log(&path)).await? {
+            return Err(FilesystemError::Unreplayed {
+                device: device.to_owned(),
+            });
+        }
         runner
             .run(Cmd::new("btrfstune").args(["-f", "-m"]).arg(device))
             .await?;
     }
     Ok(())
+}
+
+/// Where the address of the log's tree stands, in bytes from the start of the device: the
+/// superblock is at 64 KiB, and its `log_root` at 96 (linux/btrfs_tree.h). 0 is no log.
+const BTRFS_LOG_ROOT: u64 = (64 << 10) + 96;
+
+fn has_btrfs_log(device: &Path) -> Result<bool, FsError> {
+    use std::os::unix::fs::FileExt;
+    let mut address = [0; 8];
+    std::fs::File::open(device)
+        .and_then(|file| file.read_exact_at(&mut address, BTRFS_LOG_ROOT))
+        .map_err(|error| FsError::new("read", device, error))?;
+    Ok(address != [0; 8])
 }
 
 /// mkfs of a device that cannot discard writes its inode tables or log: a share of its size.

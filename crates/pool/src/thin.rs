@@ -34,7 +34,7 @@ mod tend;
 mod volume;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use stowage_host::{Progress, Runner};
@@ -53,6 +53,8 @@ pub struct ThinPool {
     options: Options,
     /// Sectors written to the data and to the metadata of the thin pool.
     watch: Watch<Vec<u64>>,
+    /// What was promised since a look at the pool: that look, and how much.
+    since: Mutex<(Option<Arc<Report>>, Bytes)>,
 }
 
 impl ThinPool {
@@ -71,6 +73,7 @@ impl ThinPool {
             vg,
             options,
             watch: Watch::default(),
+            since: Mutex::default(),
         };
         let looked = pool.vg.report().await;
         let found = looked.as_deref().map_err(|e| e.chain()).and_then(|report| {

@@ -63,6 +63,8 @@ pub(crate) struct Vg {
 /// What is remembered between calls; nothing in it is needed for correctness but `changes`.
 struct Seen {
     report: Option<(Instant, Arc<Report>)>,
+    /// The last look, however old.
+    last: Option<Arc<Report>>,
     /// Counts changes by us, so that a report begun before one is not kept after it.
     changes: u64,
     extent: Bytes,
@@ -84,6 +86,7 @@ impl Vg {
         }
         let seen = Seen {
             report: None,
+            last: None,
             changes: 0,
             extent: USUAL_EXTENT,
             tags: HashMap::new(),
@@ -174,11 +177,13 @@ impl Vg {
                         .map(|lv| (lv.name.clone(), lv.tags.clone()))
                         .collect();
                     seen.report = Some((Instant::now(), Arc::clone(&report)));
+                    seen.last = Some(Arc::clone(&report));
                 }
                 Ok(report)
             }
             Err(error) => {
                 seen.report = None;
+                seen.last = None;
                 seen.problem = Some(error.chain());
                 Err(error)
             }
@@ -236,6 +241,12 @@ impl Vg {
         let ran = self.runner.run(cmd.timeout(CHANGE)).await;
         self.forget_report();
         ran.map(drop)
+    }
+
+    /// The group as it was when last looked at, however long ago; changes by us since are not in
+    /// it. For what LVM itself refuses should it have become wrong.
+    pub(crate) fn recall(&self) -> Option<Arc<Report>> {
+        self.seen().last.clone()
     }
 
     /// Whether the last look at the group found nothing wrong with it.

@@ -40,7 +40,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn build() -> Result<String> {
-    let args = ["bench", "-p", "stowage-app", "--bench", "volumes", "--no-run"];
+    let args = [
+        "bench",
+        "-p",
+        "stowage-app",
+        "--bench",
+        "volumes",
+        "--no-run",
+    ];
     let mut cargo = process::cargo(args);
     cargo.arg("--message-format=json-render-diagnostics");
     let messages = process::output(&mut cargo)?;
@@ -49,5 +56,8 @@ fn build() -> Result<String> {
         let bench = message["target"]["kind"][0] == "bench";
         bench.then(|| message["executable"].as_str().map(str::to_owned))?
     };
-    messages.lines().find_map(find).context("cargo built no benchmark")
+    messages
+        .lines()
+        .find_map(find)
+        .context("cargo built no benchmark")
 }

@@ -10,8 +10,8 @@ use stowage_model::id::Role;
 use stowage_model::params::{ClassParams, Map, Origin};
 use stowage_model::request::{SizeRange, SnapshotGrowth, Source, Usage};
 use stowage_model::{
-    Bytes, Error, FsType, Id, Kind, LimitsChange, Name, PoolName, Result, SnapshotRequest, VolumeRequest,
-    Volumes,
+    Bytes, Error, FsType, Id, Kind, LimitsChange, Name, PoolName, Result, SnapshotRequest,
+    VolumeRequest, Volumes,
 };
 use stowage_node::{Local, MountRequest};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};

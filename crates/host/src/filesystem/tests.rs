@@ -137,11 +137,19 @@ async fn a_btrfs_copy_mounts_beside_its_original() {
 }
 
 #[tokio::test]
-async fn only_btrfs_gets_a_new_uuid() {
-    let script = Script::new().ok(&["btrfstune", "-f", "-m", "/dev/x"], "");
+async fn only_btrfs_gets_a_new_uuid_and_only_without_a_log() {
+    use std::os::unix::fs::FileExt;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(128 << 10).unwrap();
+    let device = file.path().to_str().unwrap();
+    let script = Script::new().ok(&["btrfstune", "-f", "-m", device], "");
     for fstype in ["ext4", "xfs", "btrfs"] {
-        fresh_uuid(&script, fstype, Path::new("/dev/x"))
-            .await
-            .unwrap();
+        fresh_uuid(&script, fstype, file.path()).await.unwrap();
     }
+    file.as_file().write_all_at(&[1], BTRFS_LOG_ROOT).unwrap();
+    let refused = fresh_uuid(&script, "btrfs", file.path()).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("log to be replayed"),
+        "{refused}"
+    );
 }

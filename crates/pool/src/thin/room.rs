@@ -1,5 +1,7 @@
 //! How much may still be promised, and whether anything new may be made at all.
 
+use std::sync::{Arc, PoisonError};
+
 use stowage_model::{Bytes, Error, Result};
 
 use super::ThinPool;
@@ -54,6 +56,22 @@ impl ThinPool {
                 self.location()
             ))
         })
+    }
+
+    /// The pool as it was last looked at, if it ever was, and what was promised since then.
+    pub(super) fn known(&self) -> Option<(Arc<Report>, Bytes)> {
+        let last = self.vg.recall()?;
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        if !since.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, &last)) {
+            *since = (Some(Arc::clone(&last)), Bytes(0));
+        }
+        Some((last, since.1))
+    }
+
+    /// Count a promise made without a look.
+    pub(super) fn promise(&self, size: Bytes) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.1 = since.1 + size;
     }
 
     /// Refuse what would promise or fill too much. A snapshot promises nothing.

@@ -23,6 +23,7 @@ fn on(script: Script, devices: Devices) -> ThinPool {
         vg: vg(script, devices),
         options: options(),
         watch: Watch::default(),
+        since: Mutex::default(),
     }
 }
 
