@@ -53,6 +53,8 @@ pub struct ThinPool {
     options: Options,
     /// Sectors written to the data and to the metadata of the thin pool.
     watch: Watch<Vec<u64>>,
+    /// Until when a pool that was far from full needs no other look, and what the last one found.
+    calm_until: Mutex<Option<(tokio::time::Instant, Vec<Finding>)>>,
     /// What was promised since a look at the pool: that look, and how much.
     since: Mutex<(Option<Arc<Report>>, Bytes)>,
 }
@@ -73,6 +75,7 @@ impl ThinPool {
             vg,
             options,
             watch: Watch::default(),
+            calm_until: Mutex::default(),
             since: Mutex::default(),
         };
         let looked = pool.vg.report().await;

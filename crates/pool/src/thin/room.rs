@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use stowage_model::{Bytes, Error, Result};
 
 use super::ThinPool;
+use super::tend::is_calm;
 use crate::vg::sort::{Sort, sort};
 use crate::vg::{Lv, Report};
 
@@ -58,9 +59,13 @@ impl ThinPool {
         })
     }
 
-    /// The pool as it was last looked at, if it ever was, and what was promised since then.
+    /// The pool as it was last looked at, if it was far from full then, and what was promised
+    /// since.
     pub(super) fn known(&self) -> Option<(Arc<Report>, Bytes)> {
         let last = self.vg.recall()?;
+        if !self.thin_pool(&last).is_ok_and(is_calm) {
+            return None;
+        }
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         if !since.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, &last)) {
             *since = (Some(Arc::clone(&last)), Bytes(0));

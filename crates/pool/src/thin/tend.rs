@@ -1,11 +1,21 @@
 //! Upkeep: the fill of the thin pool is watched. It is not grown: how much of the group belongs
 //! to it is a person's choice.
 
+use std::sync::PoisonError;
+use std::time::Duration;
+
 use stowage_model::Result;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 
+use tokio::time::Instant;
+
 use super::ThinPool;
 use crate::vg::{Lv, names};
+
+/// A pool filled to less than this, in percent, is looked at again only after a while: each look is
+/// a command that everybody who changes the group waits for.
+const CALM: f64 = 50.0;
+const CALM_FOR: Duration = Duration::from_secs(15);
 
 /// Fill, in percent, of data or metadata.
 const WARN: f64 = 80.0;
@@ -15,6 +25,9 @@ impl ThinPool {
     pub(super) async fn watch_fill(&self) -> Result<Vec<Finding>> {
         let written = self.written()?;
         if let Some(findings) = self.watch.unchanged(&written) {
+            return Ok([findings, self.vg.findings()].concat());
+        }
+        if let Some(findings) = self.calm() {
             return Ok([findings, self.vg.findings()].concat());
         }
         let report = self.vg.report().await;
@@ -30,7 +43,28 @@ impl ThinPool {
             Err(_) => Vec::new(),
         };
         self.watch.note(written, findings.clone());
+        let seen = report
+            .as_deref()
+            .ok()
+            .and_then(|report| self.thin_pool(report).ok());
+        let until = seen
+            .filter(|pool| is_calm(pool))
+            .map(|_| Instant::now() + CALM_FOR);
+        *self
+            .calm_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = until.map(|until| (until, findings.clone()));
         Ok([findings, self.vg.findings()].concat())
+    }
+
+    /// What was found last, while the pool needs no other look.
+    fn calm(&self) -> Option<Vec<Finding>> {
+        let calm = self
+            .calm_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (until, findings) = calm.as_ref()?;
+        (Instant::now() < *until).then(|| findings.clone())
     }
 
     fn written(&self) -> Result<Vec<u64>> {
@@ -94,4 +128,11 @@ impl ThinPool {
             mend,
         }
     }
+}
+
+/// Whether the pool is far from full, so that what is known of it may be a little old.
+pub(super) fn is_calm(pool: &Lv) -> bool {
+    [pool.data_percent, pool.metadata_percent]
+        .iter()
+        .all(|fill| fill.is_some_and(|percent| percent < CALM))
 }

@@ -23,6 +23,7 @@ fn on(script: Script, devices: Devices) -> ThinPool {
         vg: vg(script, devices),
         options: options(),
         watch: Watch::default(),
+        calm_until: Mutex::default(),
         since: Mutex::default(),
     }
 }
@@ -248,14 +249,16 @@ async fn options_are_checked() {
     }
 }
 
-#[tokio::test]
-async fn fill_is_looked_at_when_something_was_written() {
+#[tokio::test(start_paused = true)]
+async fn fill_is_looked_at_when_something_was_written_and_not_all_the_time() {
     let (root, devices) = sysfs(&[("vg--0-tp_tdata", false, 1), ("vg--0-tp_tmeta", false, 1)]);
     let full = GROUP.replace("\"data_percent\":\"10.00\"", "\"data_percent\":\"96.00\"");
     let pool = on(Script::new().report(GROUP).report(&full), devices);
     assert_eq!(pool.tend().await.unwrap(), []);
     assert_eq!(pool.tend().await.unwrap(), []);
     std::fs::write(root.path().join("dm-0/stat"), "1 0 8 0 5 0 9 0 0 0\n").unwrap();
+    assert_eq!(pool.tend().await.unwrap(), [], "a pool at 10 % can wait");
+    tokio::time::advance(std::time::Duration::from_secs(16)).await;
     let findings = pool.tend().await.unwrap();
     assert_eq!(findings.len(), 1);
     assert_eq!(

@@ -17,7 +17,7 @@ impl ThinPool {
         // fill moves only by writes, upon which upkeep looks, and LVM refuses a name that is taken.
         let (report, since) = match self.known() {
             Some(known) => known,
-            None => (self.vg.report().await?, Bytes(0)),
+            None => (self.vg.glance().await?, Bytes(0)),
         };
         let size = size.round_up(report.vg.extent);
         if report.lv(&name).is_some() {
