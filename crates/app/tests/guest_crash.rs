@@ -1,4 +1,5 @@
-//! The daemon killed at every step of every operation, on logical volumes, thick and thin. See
+//! The daemon killed at every step that is particular to logical volumes, thick and thin; what is
+//! common to all pools dies on files, where it takes less time (`host_crash`). See
 //! `support/crash.rs`.
 
 mod support;
@@ -13,21 +14,24 @@ use support::{Rig, Storage, output, put, tool};
 
 #[test]
 fn a_kill_at_any_step_on_thick_volumes_loses_and_leaves_nothing() {
-    let mut report = Report::new(Depth::Once(&["lvm.", "node."]));
+    let mut report = Report::new(Depth::Once(&[
+        "lvm.",
+        "node.create.",
+        "node.fill.",
+        "node.group.",
+        "node.ephemeral.",
+    ]));
     let rig = || Rig::stopped(Storage::lvm(false));
-    report.run(rig, &scenarios::common());
-    report.run(rig, &scenarios::readers());
-    report.run(rig, &scenarios::stores());
+    report.run(rig, &scenarios::on_thick());
     report.assert_good();
     report.assert_covers(&["lvm.", "node.create.", "node.fill."], &[]);
 }
 
 #[test]
 fn a_kill_at_any_step_on_thin_volumes_loses_and_leaves_nothing() {
-    // What the steps above the pool do is the same on thick volumes.
     let mut report = Report::new(Depth::Once(&["thin.", "node.clone.", "node.group."]));
     let rig = || Rig::stopped(Storage::lvm(true));
-    report.run(rig, &scenarios::particular_to_pools());
+    report.run(rig, &scenarios::on_thin());
     report.assert_good();
     report.assert_covers(
         &["thin."],
