@@ -3,7 +3,7 @@
 mod support;
 
 use support::uses as on;
-use support::{Rig, Storage};
+use support::{Rig, Storage, tool};
 
 const FILE_SYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
 
@@ -163,6 +163,28 @@ fn thin_a_raw_device_handed_out_to_read_cannot_be_written() {
 #[test]
 fn thin_the_daemon_comes_and_goes_under_a_writer() {
     on::daemon_comes_and_goes(&mut thin(), "ext4");
+}
+
+/// Far from both ends, where no signature is and nothing is read: the thin pool knows.
+#[test]
+fn a_blank_thin_volume_that_somebody_wrote_to_is_not_formatted() {
+    let rig = thin();
+    let made = on::create(&rig, "v", "ext4", "64Mi");
+    let Storage::Thin { vg, .. } = &rig.storage else {
+        unreachable!("asked for above")
+    };
+    let lv = format!("/dev/{vg}/stowage-{}", made["id"].as_str().expect("an id"));
+    on::scribble(lv.as_ref(), 31 << 20, b"all around is nothing");
+    let before = on::digest(lv.as_ref());
+    for _ in 0..2 {
+        rig.run(&["volume", "mount", "v", &rig.text("m")])
+            .fails_with(&["should be blank", "somebody wrote", "not formatted"]);
+    }
+    assert!(!rig.path("m").exists());
+    tool("lvchange", &["-q", "-ay", "-K", &lv]);
+    assert_eq!(on::digest(lv.as_ref()), before);
+    on::delete(&rig, &["v"]);
+    rig.assert_clean();
 }
 
 #[test]

@@ -255,8 +255,8 @@ fn plant(what: &str, file: &std::path::Path) {
                 ),
             ],
         ),
-        // The first and the last MiB are looked at.
         "unknown data" => on::scribble(file, 600 << 10, b"not all of it is zero"),
+        "unknown data in the middle" => on::scribble(file, 31 << 20, b"all around is nothing"),
         "unknown data at the end" => on::scribble(file, (64 << 20) - 7, b"the end"),
         other => unreachable!("{other}"),
     }
@@ -272,6 +272,7 @@ fn a_blank_volume_that_holds_something_is_not_formatted() {
         "LUKS",
         "LVM",
         "unknown data",
+        "unknown data in the middle",
         "unknown data at the end",
     ] {
         let made = on::create(&rig, "v", "ext4", "64Mi");
@@ -280,7 +281,7 @@ fn a_blank_volume_that_holds_something_is_not_formatted() {
         let before = on::digest(&file);
         let found = match what {
             "gpt" => "partition table",
-            "unknown data" | "unknown data at the end" => "unrecognised data",
+            unknown if unknown.starts_with("unknown") => "unrecognised data",
             signature => signature,
         };
         for _ in 0..2 {

@@ -9,7 +9,8 @@
 //!  run       command (Cmd, Runner, System) · command/fake (Script) · blocking · progress
 //!  keep      durable (atomic files) · lock (one daemon, and its orphans) · failpoint
 //!  mount     path (Target) · mountinfo (the table) · options · mount · holders (who is busy)
-//!  devices   devno · device (sysfs, in use) · wipe (zero, discard, sync) · loopdev
+//!  devices   devno · device (sysfs, in use) · dm (device mapper's own word) · wipe (zero, discard, sync)
+//!            loopdev
 //!  contents  probe (blkid and zeros) · filesystem (mkfs, grow) · usage (statvfs) · freeze · reflink · copy
 //!  limits    cgroup (I/O throttling, v1 and v2)
 //! ```
@@ -25,6 +26,7 @@ pub mod command;
 mod copy;
 pub mod device;
 pub mod devno;
+pub mod dm;
 pub mod durable;
 pub mod error;
 pub mod failpoint;

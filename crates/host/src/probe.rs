@@ -163,7 +163,7 @@ pub(crate) fn ends(size: u64) -> [(u64, u64); 2] {
     [(0, EDGE.min(size)), (last, size)]
 }
 
-fn first_nonzero(file: &File, from: u64, to: u64) -> std::io::Result<Option<u64>> {
+pub(crate) fn first_nonzero(file: &File, from: u64, to: u64) -> std::io::Result<Option<u64>> {
     let mut buffer = vec![0; 64 << 10];
     let mut at = from;
     while at < to {

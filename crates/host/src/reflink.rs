@@ -6,10 +6,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, fallocate, ioctl_ficlone};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 use crate::error::{Context, FsError};
+use crate::probe::first_nonzero;
 
 pub use crate::copy::copy_device;
 
@@ -83,18 +84,28 @@ pub fn allocate(file: &Path, len: u64) -> Result<(), FsError> {
     open.sync_all().context("sync", file)
 }
 
-/// Whether anything was ever written to the file: space that is only reserved, and holes, read as
-/// zeros and do not count (lseek(2), SEEK_DATA).
+/// Offset of the first byte that is not zero. Only what was ever written is read: holes and space
+/// that is merely reserved read as zeros (lseek(2), SEEK_DATA), so a fresh file costs one call
+/// whatever its size.
 ///
 /// # Errors
-/// If the file cannot be opened or its file system cannot tell.
-pub fn has_data(file: &Path) -> Result<bool, FsError> {
+/// If the file cannot be read, or its file system cannot tell what was written.
+pub fn first_data(file: &Path) -> Result<Option<u64>, FsError> {
     let open = File::open(file).context("open", file)?;
-    match rustix::fs::seek(&open, rustix::fs::SeekFrom::Data(0)) {
-        Ok(_) => Ok(true),
-        Err(rustix::io::Errno::NXIO) => Ok(false),
+    let next = |from: SeekFrom| match seek(&open, from) {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
         Err(error) => Err(FsError::new("look for data in", file, error)),
+    };
+    let mut at = 0;
+    while let Some(start) = next(SeekFrom::Data(at))? {
+        // The end of the file counts as a hole.
+        at = next(SeekFrom::Hole(start))?.unwrap_or(u64::MAX);
+        if let Some(found) = first_nonzero(&open, start, at).context("read", file)? {
+            return Ok(Some(found));
+        }
     }
+    Ok(None)
 }
 
 /// Bytes on disk that belong to a file (shared ones count for each of their files).

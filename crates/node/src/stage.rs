@@ -11,7 +11,7 @@ use stowage_model::filesystem::mount_options;
 use stowage_model::record::Content;
 use stowage_model::request::{Access, AccessMode, StageRequest};
 use stowage_model::{Error, FsType, Id, Result};
-use stowage_pool::{Attach, Device};
+use stowage_pool::{Attach, Device, Written};
 
 use crate::attachments::Staging;
 use crate::index::Entry;
@@ -187,17 +187,12 @@ impl Inner {
         device: &Device,
     ) -> Result<()> {
         if !entry.half_formatted {
-            let found = match entry.pool.is_untouched(&entry.record).await? {
-                true => probe::Content::Blank,
-                false => self.probe(entry, device).await?,
-            };
-            if found != probe::Content::Blank {
+            if let Some(found) = self.found_on(entry, device).await? {
                 return Err(Error::precondition(format!(
-                    "{} should be blank, but its device {} holds {}; it is not formatted. Save \
-                     what is there if it matters, then delete the volume",
+                    "{} should be blank, but its device {} holds {found}; it is not formatted. \
+                     Save what is there if it matters, then delete the volume",
                     entry.title(),
                     device.path.display(),
-                    found.describe()
                 )));
             }
             self.note(&entry.record.id, Intent::Format).await?;
@@ -219,6 +214,20 @@ impl Inner {
         entry.record.content = Content::FileSystem(fs);
         entry.record.fs_bytes = device.size;
         Ok(())
+    }
+
+    /// What is on a device that should be blank: by the pool's word where it has one, otherwise by
+    /// what is read.
+    async fn found_on(&self, entry: &Entry, device: &Device) -> Result<Option<String>> {
+        let written = entry.pool.written(&entry.record).await?;
+        if written == Written::Nothing {
+            return Ok(None);
+        }
+        Ok(match (self.probe(entry, device).await?, written) {
+            (probe::Content::Blank, Written::Something(what)) => Some(what),
+            (probe::Content::Blank, _) => None,
+            (content, _) => Some(content.describe()),
+        })
     }
 
     async fn part_twins(

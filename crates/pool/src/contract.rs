@@ -50,6 +50,17 @@ pub struct Found {
     pub size: Bytes,
 }
 
+/// What a pool knows of the bytes of a volume that should be blank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// All of it reads as zeros, for certain.
+    Nothing,
+    /// It holds something, for certain: what, to complete "the device holds ...".
+    Something(String),
+    /// It cannot tell; the device must be read.
+    Unknown,
+}
+
 /// Something the pool holds for us that is no volume any more (or not yet): a removed volume
 /// whose blocks are still to be wiped, a half-made one, a helper snapshot. `purge` ends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,10 +160,10 @@ pub trait Pool: Send + Sync {
     /// the source's.
     async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes>;
 
-    /// Whether the pool itself knows that nothing was ever written to the volume, which proves
-    /// more, and costs less, than reading its device. `false` proves nothing.
-    async fn is_untouched(&self, _record: &Record) -> Result<bool> {
-        Ok(false)
+    /// What the pool itself knows of an attached volume's bytes; proves more, and costs less, than
+    /// reading its device.
+    async fn written(&self, _record: &Record) -> Result<Written> {
+        Ok(Written::Unknown)
     }
 
     /// Write a changed record.

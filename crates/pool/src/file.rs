@@ -26,7 +26,7 @@ use stowage_host::{Progress, blocking};
 use stowage_model::volumes::{Finding, PoolStatus, Severity, Trouble};
 use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
 
-use crate::{Attach, Device, Leftover, Pool, Removed, Scan};
+use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Written};
 use ledger::Ledger;
 
 pub use setup::Options;
@@ -172,9 +172,9 @@ impl Pool for FilePool {
             .await
     }
 
-    async fn is_untouched(&self, record: &Record) -> Result<bool> {
+    async fn written(&self, record: &Record) -> Result<Written> {
         let record = record.clone();
-        self.run(move |shared| shared.is_untouched(&record)).await
+        self.run(move |shared| Ok(shared.written(&record))).await
     }
 
     async fn rewrite(&self, record: &Record) -> Result<()> {

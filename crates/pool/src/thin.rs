@@ -43,7 +43,7 @@ use stowage_model::{Bytes, Error, PoolKind, PoolName, Record, Result};
 
 use crate::vg::watch::Watch;
 use crate::vg::{Lv, Report, Vg, names};
-use crate::{Attach, Device, Leftover, Pool, Removed, Scan};
+use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Written};
 
 pub use setup::{Options, make};
 
@@ -184,6 +184,10 @@ impl Pool for ThinPool {
 
     async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
         self.make_clone(source, new, size).await
+    }
+
+    async fn written(&self, record: &Record) -> Result<Written> {
+        self.blocks_of(record).await
     }
 
     async fn rewrite(&self, record: &Record) -> Result<()> {

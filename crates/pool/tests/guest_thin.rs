@@ -11,7 +11,7 @@ use stowage_model::record::Content;
 use stowage_model::volumes::{Severity, Trouble};
 use stowage_model::{Bytes, Kind, PoolName, Record};
 use stowage_pool::thin::{Options, ThinPool, make};
-use stowage_pool::{Attach, Defect, Pool, Removed, lvm};
+use stowage_pool::{Attach, Defect, Pool, Removed, Written, lvm};
 
 fn options() -> Options {
     Options {
@@ -71,6 +71,14 @@ async fn a_volume_is_made_found_written_grown_rewritten_and_removed() {
         .await
         .unwrap();
     assert_eq!((at.size, count(&at.path, 0)), (size, 64 << 20));
+    // Reading gives no block; one that was written stays, whatever it holds.
+    assert_eq!(pool.written(&record).await.unwrap(), Written::Nothing);
+    fill(&at.path, 32, 1, 0);
+    let known = pool.written(&record).await.unwrap();
+    assert!(
+        matches!(&known, Written::Something(what) if what.contains("1Mi")),
+        "{known:?}"
+    );
     bench.ext4(&at.path).await;
     record.content = Content::Raw;
     bench.timed("rewrite", pool.rewrite(&record)).await.unwrap();

@@ -108,6 +108,7 @@ impl Runner for System {
         // the task still has the time to end the child gently.
         let (alive, gone) = oneshot::channel::<()>();
         let after = cmd.timeout;
+        let started = Instant::now();
         let watched = tokio::spawn(watch(child, cmd, gone)).await;
         drop(alive);
         let ended = watched
@@ -117,6 +118,8 @@ impl Runner for System {
                 argv: argv.clone(),
                 source,
             })?;
+        // Secrets are never in argv, so it may be told.
+        tracing::debug!(command.argv = ?argv, command.took = ?started.elapsed(), "command ended");
         match ended {
             Ended::Exit(status, output) if status.success() => Ok(output),
             Ended::Exit(status, output) => Err(CmdError::Failed {

@@ -1,3 +1,5 @@
+use std::os::unix::fs::FileExt;
+
 use super::*;
 use crate::testing::Disk;
 
@@ -54,6 +56,27 @@ fn allocate_reserves_and_keeps_content() {
     assert_eq!((bytes.len(), &bytes[..8]), (8 << 20, &b"content\0"[..]));
     allocate(&file, 1 << 20).unwrap();
     assert_eq!(fs::metadata(&file).unwrap().len(), 8 << 20);
+}
+
+#[test]
+fn the_first_byte_ever_written_is_found_wherever_it_is() {
+    for fstype in ["xfs", "btrfs", "ext4"] {
+        let disk = Disk::formatted(fstype);
+        let mounted = disk.mounted(fstype);
+        let file = mounted.0.join("file");
+        fs::write(&file, "").unwrap();
+        assert_eq!(first_data(&file).unwrap(), None, "{fstype}: empty");
+        allocate(&file, 16 << 20).unwrap();
+        assert_eq!(first_data(&file).unwrap(), None, "{fstype}: reserved");
+        let open = OpenOptions::new().write(true).open(&file).unwrap();
+        open.write_all_at(&[0; 4096], 2 << 20).unwrap();
+        open.sync_all().unwrap();
+        assert_eq!(first_data(&file).unwrap(), None, "{fstype}: zeros");
+        open.write_all_at(b"x", (9 << 20) + 77).unwrap();
+        open.set_len(32 << 20).unwrap();
+        let found = first_data(&file).unwrap();
+        assert_eq!(found, Some((9 << 20) + 77), "{fstype}: in the middle");
+    }
 }
 
 #[test]

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use stowage_host::{device, durable, failpoint, loopdev, reflink};
+use stowage_host::{device, durable, failpoint, loopdev, probe, reflink};
 use stowage_model::error::Context;
 use stowage_model::request::Provisioning;
 use stowage_model::{Bytes, Error, Record, Result};
 
 use super::Shared;
 use super::scan::read_record;
-use crate::{Attach, Device, Leftover, Removed};
+use crate::{Attach, Device, Leftover, Removed, Written};
 
 /// Logical block size of every device. Left to itself the kernel takes 512 for a plain file and
 /// 4096 for one that shares blocks, and an xfs made on the one does not mount on the other.
@@ -174,12 +174,16 @@ impl Shared {
             .or_internal(|| format!("failed to write the record of {}", record.id))
     }
 
-    /// Space that is only set aside reads as zeros and is no data; anything ever written, by us or
-    /// by others, is.
-    pub(super) fn is_untouched(&self, record: &Record) -> Result<bool> {
-        reflink::has_data(&self.data(record))
-            .map(|written| !written)
-            .or_internal(|| format!("failed to look for data in {}", record.id))
+    /// A loop device reads what its file holds, so the file tells of every byte of it.
+    pub(super) fn written(&self, record: &Record) -> Written {
+        match reflink::first_data(&self.data(record)) {
+            Ok(None) => Written::Nothing,
+            Ok(Some(offset)) => Written::Something(probe::Content::Unknown { offset }.describe()),
+            Err(error) => {
+                tracing::debug!(volume.id = %record.id, %error, "must be read to be seen blank");
+                Written::Unknown
+            }
+        }
     }
 
     pub(super) fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes> {

@@ -1,10 +1,11 @@
 //! Volumes: made, grown, recorded.
 
-use stowage_host::Cmd;
 use stowage_host::failpoint::hit;
+use stowage_host::{Cmd, blocking, device, dm};
 use stowage_model::{Bytes, Error, Record, Result};
 
 use super::ThinPool;
+use crate::Written;
 use crate::vg::sort::{Sort, sort};
 use crate::vg::{Lv, Report, names, tags};
 
@@ -92,6 +93,22 @@ impl ThinPool {
             .lv(name)
             .filter(|lv| lv.pool.as_ref() == Some(&self.options.thin_pool))
             .ok_or_else(|| Error::not_found(format!("there is no LV {}", self.vg.path(name))))
+    }
+
+    /// A thin pool gives a volume its blocks as it is written to.
+    pub(super) async fn blocks_of(&self, record: &Record) -> Result<Written> {
+        let Some(device) = self.vg.attached(&names::of(&record.id))? else {
+            return Ok(Written::Unknown);
+        };
+        let mapped = blocking(move || device::devno(&device.path).and_then(dm::thin_mapped)).await;
+        Ok(match mapped {
+            Ok(0) => Written::Nothing,
+            Ok(bytes) => Written::Something(format!("{} that somebody wrote", Bytes(bytes))),
+            Err(error) => {
+                tracing::debug!(volume.id = %record.id, %error, "must be read to be seen blank");
+                Written::Unknown
+            }
+        })
     }
 
     pub(super) async fn grow_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
