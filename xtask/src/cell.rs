@@ -17,6 +17,7 @@ use stowage_testkit::disk::{self, FsKind, LoopFs, run};
 use stowage_testkit::guest::DISKS_VARIABLE;
 use stowage_testkit::sanity::{Access, Sanity};
 
+use crate::process;
 use crate::tally::Tally;
 use daemon::Daemon;
 
@@ -222,8 +223,8 @@ impl Storage {
         }
     }
 
-    /// Fails if the daemon left a mount or a loop device: csi-sanity has unpublished, unstaged and
-    /// deleted all it made.
+    /// Fails if the daemon left a mount, a loop device, a volume or a snapshot: csi-sanity has
+    /// unpublished, unstaged and deleted all it made.
     fn left_behind(&self, work: &Path) -> Result<()> {
         let mounts: Vec<PathBuf> = disk::mounts()?
             .into_iter()
@@ -241,8 +242,35 @@ impl Storage {
                 "the driver left loop devices behind: {loops:?}"
             );
         }
+        let kept = match &self.fs {
+            Some(fs) => kept_files(&fs.path().join("pool"))?,
+            None => kept_lvs()?,
+        };
+        ensure!(kept.is_empty(), "the driver left behind: {kept:?}");
         Ok(())
     }
+}
+
+/// Volumes and snapshots in a file pool; what lies in its trash is deleted already.
+fn kept_files(pool: &Path) -> Result<Vec<String>> {
+    let mut kept = Vec::new();
+    for folder in ["volumes", "snapshots"] {
+        let entries = std::fs::read_dir(pool.join(folder)).context("failed to list the pool")?;
+        for entry in entries {
+            kept.push(entry?.path().display().to_string());
+        }
+    }
+    Ok(kept)
+}
+
+/// Logical volumes but for the thin pool and those that are deleted and await their wipe.
+fn kept_lvs() -> Result<Vec<String>> {
+    let mut lvs = process::command("lvs", ["--noheadings", "-o", "lv_name", "vg0"]);
+    let names = process::output(&mut lvs)?;
+    let kept = names
+        .split_whitespace()
+        .filter(|name| *name != "tp" && !name.starts_with("stowage-x-"));
+    Ok(kept.map(str::to_owned).collect())
 }
 
 fn make_volume_group() -> Result<()> {

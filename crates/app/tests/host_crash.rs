@@ -20,7 +20,7 @@ use support::{Rig, Storage, get, put, tool};
 /// Points that no operation on a file pool passes.
 const NOT_ON_FILES: &[(&str, &str)] = &[(
     "node.create.noted",
-    "files are never made half; guest_crash dies there",
+    "files are never made half; guest_crash_thick dies there",
 )];
 
 /// A daemon with two file pools on one xfs: `p`, and `q` to copy into.
@@ -33,12 +33,7 @@ fn two_pools() -> Rig {
         "[[pool]]\nname = \"q\"\nkind = \"file\"\npath = \"{}\"\noverprovision = 4.0\n",
         fs.path().join("pool-q").display()
     );
-    let config = std::fs::File::options()
-        .append(true)
-        .open(rig.path("stowage.toml"));
-    config
-        .and_then(|mut f| f.write_all(q.as_bytes()))
-        .expect("writable");
+    rig.configure(&q);
     rig
 }
 

@@ -15,6 +15,7 @@ pub mod throttle;
 pub mod uses;
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -244,6 +245,13 @@ impl Rig {
             daemon: None,
             environment: Vec::new(),
         }
+    }
+
+    /// Add lines to the configuration; at first they are its pool's.
+    pub fn configure(&self, lines: &str) {
+        let file = File::options().append(true).open(self.path("stowage.toml"));
+        let written = file.and_then(|mut file| file.write_all(lines.as_bytes()));
+        written.expect("a writable configuration");
     }
 
     /// A path below the working directory.

@@ -75,6 +75,7 @@ pub fn on_thick() -> Vec<Scenario> {
         clone_in_use(),
         grow(),
         grow_in_use(),
+        grow_held(),
         first_mount(),
         inline_abandoned(),
     ];
@@ -263,6 +264,43 @@ fn grow() -> Scenario {
         },
         |p| p.delete(""),
     )
+}
+
+/// LVM grows a volume that snapshots hold on to only while it is inactive.
+fn grow_held() -> Scenario {
+    again(
+        "grow-held",
+        |p| {
+            // Cut in use: its snapshot keeps it active when it is unmounted.
+            p.filled("", "ext4", SIZE);
+            p.ok(&["snapshot", "create", &p.name(""), &p.name("s")]);
+            p.unmount("");
+        },
+        |p| p.ask(&["volume", "grow", &p.name(""), LARGER]),
+        |p| {
+            assert_eq!(p.single("volume", "")["size"], json!(48 * MIB));
+            p.mount("");
+            assert!(room(&p.path(".m")) > 40 * MIB);
+            p.intact("", true);
+            p.later("");
+            p.ok(&["snapshot", "restore", &p.name("s"), &p.name("r")]);
+            p.of_the_moment("r");
+            p.unmount("");
+        },
+        |p| {
+            p.delete("r");
+            p.ok(&["snapshot", "delete", &p.name("s")]);
+            p.delete("");
+        },
+    )
+}
+
+/// In a pool that does not wipe what is removed.
+pub fn unwiped() -> Scenario {
+    Scenario {
+        name: "delete-unwiped",
+        ..delete()
+    }
 }
 
 /// The online growth of ext4 needs CAP_SYS_RESOURCE in the first user namespace, which root in a

@@ -1,5 +1,5 @@
-//! The daemon killed at every step that is particular to logical volumes, thick and thin; what is
-//! common to all pools dies on files, where it takes less time (`host_crash`). See
+//! The daemon killed at every step that is particular to thin volumes and to the making of pools;
+//! what is common to all pools dies on files, where it takes less time (`host_crash`). See
 //! `support/crash.rs`.
 
 mod support;
@@ -10,21 +10,7 @@ mod crash;
 mod scenarios;
 
 use crash::{Depth, Report};
-use support::{Rig, Storage, output, put, tool};
-
-#[test]
-fn a_kill_at_any_step_on_thick_volumes_loses_and_leaves_nothing() {
-    let mut report = Report::new(Depth::Once(&[
-        "lvm.",
-        "node.create.",
-        "node.fill.",
-        "node.group.",
-        "node.ephemeral.",
-    ]));
-    let rig = || Rig::stopped(Storage::lvm(false));
-    report.run(rig, &scenarios::on_thick());
-    report.assert_good();
-}
+use support::{Rig, Storage, output, tool};
 
 #[test]
 fn a_kill_at_any_step_on_thin_volumes_loses_and_leaves_nothing() {
@@ -117,28 +103,4 @@ fn a_kill_while_a_pool_is_made_is_mended_by_asking_again() {
         .filter(|p| !points.contains(p))
         .collect();
     assert!(missed.is_empty(), "nobody died at {missed:?}");
-}
-
-/// A volume group that was used before: its free extents hold whatever was there.
-#[test]
-fn a_volume_on_extents_that_others_used_is_blank() {
-    let rig = Rig::new(Storage::lvm(false));
-    let name = output("vgs", &["--noheadings", "-o", "vg_name"]);
-    let vg = name.trim();
-    // On the extents that the volume gets next, and more.
-    tool("lvcreate", &["-y", "-q", "-L", "64m", "-n", "old", vg]);
-    let old = std::fs::File::options()
-        .write(true)
-        .open(format!("/dev/{vg}/old"));
-    let mut old = old.expect("a device");
-    std::io::Write::write_all(&mut old, &vec![0xAA; 64 << 20]).expect("writable");
-    old.sync_all().expect("a disk");
-    drop(old);
-    tool("lvremove", &["-y", "-q", &format!("{vg}/old")]);
-    rig.ok(&["volume", "create", "v", "--size", "32Mi"]);
-    rig.ok(&["volume", "mount", "v", &rig.text("m")]);
-    put(&rig.path("m/file"), "kept");
-    rig.ok(&["volume", "unmount", &rig.text("m")]);
-    rig.ok(&["volume", "delete", "v"]);
-    rig.assert_clean();
 }
