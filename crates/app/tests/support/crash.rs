@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::calls::Csi;
-use crate::support::{Rig, Storage, get, put};
+use crate::support::{Rig, get, put};
 
 /// How long a point may take to be reached; wipes and upkeep run in the background.
 const REACHED: Duration = Duration::from_secs(20);
@@ -538,9 +538,4 @@ fn read_points(log: &Path) -> Points {
 fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
-}
-
-/// The pool's storage, for scenarios that differ.
-pub fn is_file(storage: &Storage) -> bool {
-    matches!(storage, Storage::File(_))
 }

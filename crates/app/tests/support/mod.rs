@@ -121,6 +121,11 @@ impl Storage {
     }
 }
 
+/// Whether volumes are files there.
+pub fn is_file(storage: &Storage) -> bool {
+    matches!(storage, Storage::File(_))
+}
+
 impl Drop for Storage {
     fn drop(&mut self) {
         match self {

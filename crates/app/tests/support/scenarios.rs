@@ -13,9 +13,9 @@ use stowage_csi::proto::{
     CreateSnapshotRequest, CreateVolumeGroupSnapshotRequest, DeleteVolumeGroupSnapshotRequest,
 };
 
-use crate::crash::{Outcome, Place, Scenario, is_file, nothing};
+use crate::crash::{Outcome, Place, Scenario, nothing};
 use crate::support::calls::{self, Mode, Status, block};
-use crate::support::{get, output, put};
+use crate::support::{get, is_file, output, put};
 
 const MIB: u64 = 1 << 20;
 
