@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use stowage_host::{FsError, durable};
 use stowage_model::error::Context;
-use stowage_model::request::AccessMode;
+use stowage_model::request::{Access, AccessMode};
 use stowage_model::{Id, Result};
 
 /// How a volume was staged.
@@ -22,6 +22,19 @@ pub(crate) struct Staging {
     /// Checked mount options, in the order given.
     pub(crate) options: Vec<String>,
     pub(crate) mode: AccessMode,
+}
+
+impl Staging {
+    /// What was asked when it was staged so.
+    pub(crate) fn access(&self) -> Access {
+        match self.block {
+            true => Access::Block,
+            false => Access::Mount {
+                fs: None,
+                flags: self.options.clone(),
+            },
+        }
+    }
 }
 
 /// How a volume was handed to one consumer.

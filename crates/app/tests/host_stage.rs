@@ -1,0 +1,71 @@
+//! From a volume to its consumer and back, where steps were cut off or others came in between:
+//! what is mounted, what is noted, and what is told must agree.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start the program under test"
+)]
+
+mod support;
+
+use std::fs::create_dir;
+use std::path::PathBuf;
+
+use stowage_testkit::disk::FsKind;
+use support::calls::{Csi, Mode, mount, volume};
+use support::{Rig, Storage, get, put};
+
+fn rig() -> Rig {
+    Rig::new(Storage::file(FsKind::Xfs))
+}
+
+fn writer() -> stowage_csi::proto::VolumeCapability {
+    mount("ext4", Mode::SingleNodeMultiWriter)
+}
+
+/// A directory below the rig, made.
+fn dir(rig: &Rig, name: &str) -> PathBuf {
+    let path = rig.path(name);
+    create_dir(&path).expect("a fresh directory");
+    path
+}
+
+/// The file that holds a volume's record in its pool.
+fn record_of(rig: &Rig, id: &str) -> PathBuf {
+    let Storage::File(fs) = &rig.storage else {
+        unreachable!("a file pool")
+    };
+    fs.path().join("pool/volumes").join(id).join("record.json")
+}
+
+#[test]
+fn a_mount_that_outlived_its_note_is_not_formatted_again() {
+    let mut rig = rig();
+    let csi = Csi::new(&rig);
+    let id = csi.made("v").volume_id;
+    let (staging, target) = (dir(&rig, "staging"), rig.path("t"));
+    let blank = std::fs::read(record_of(&rig, &id)).expect("a record");
+    csi.stage(&id, &staging, writer());
+    rig.kill();
+    // As if the daemon had died between mount(2) and the note that there is a file system.
+    std::fs::write(record_of(&rig, &id), blank).expect("writable");
+    let journal = rig.path("state/journal").join(format!("{id}.json"));
+    std::fs::write(journal, "\"format\"").expect("writable");
+    for restart in [true, false] {
+        if restart {
+            rig.start();
+        }
+        let csi = Csi::new(&rig);
+        csi.stage(&id, &staging, writer());
+        csi.publish(&id, &staging, &target, writer());
+        if restart {
+            put(&target.join("kept"), "kept");
+        }
+        assert_eq!(get(&target.join("kept")), "kept");
+        csi.unpublish(&id, &target).expect("unpublished");
+        csi.unstage(&id, &staging).expect("unstaged");
+    }
+    let csi = Csi::new(&rig);
+    csi.delete(&id).expect("deleted");
+    rig.assert_clean();
+}
