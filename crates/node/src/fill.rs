@@ -15,6 +15,41 @@ use crate::index::Entry;
 use crate::local::Inner;
 
 impl Inner {
+    /// Whether a volume has all of its bytes.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Pending`] while it is being filled, and
+    /// [`stowage_model::Kind::Precondition`] when nobody does that any more.
+    pub(crate) fn filled(&self, entry: &Entry) -> Result<()> {
+        if entry.record.content != Content::Filling {
+            return Ok(());
+        }
+        let title = entry.title();
+        Err(match self.filling(entry) {
+            true => Error::pending(format!("{title} is still being filled")),
+            false => Error::precondition(format!(
+                "{title} was being filled when the copy was cut off; create it again with the same \
+                 request to start over, or delete it"
+            )),
+        })
+    }
+
+    /// Whether a volume's bytes may be taken for a copy or snapshot.
+    ///
+    /// # Errors
+    /// As [`Inner::filled`]; [`stowage_model::Kind::Precondition`] for what mkfs left half: that is
+    /// neither blank nor a file system, and a copy of it could never be mounted.
+    pub(crate) fn copyable(&self, entry: &Entry) -> Result<()> {
+        self.filled(entry)?;
+        if entry.half_formatted {
+            return Err(Error::precondition(format!(
+                "making the file system of {} was cut off; mount it once first",
+                entry.title()
+            )));
+        }
+        Ok(())
+    }
+
     /// Copy the source of a volume in state [`Content::Filling`] into it. The caller holds the
     /// volume.
     pub(crate) async fn fill(self: &Arc<Self>, new: &Entry) -> Result<()> {
@@ -52,6 +87,7 @@ impl Inner {
     ) -> Result<(Content, Bytes)> {
         let held = self.ops.begin(&source.record.id, "cloning").await?;
         let source = self.index.need(&source.record.id)?;
+        self.copyable(&source)?;
         let facts = (source.record.content, source.record.fs_bytes);
         if let Err(no_snapshots) = source.pool.can_snapshot() {
             if self.attachments.get(&source.record.id).is_empty() {

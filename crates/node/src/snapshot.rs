@@ -9,7 +9,6 @@ use stowage_host::freeze::Guard;
 use stowage_host::{blocking, device, failpoint};
 use stowage_model::error::Context;
 use stowage_model::id::Role;
-use stowage_model::record::Content;
 use stowage_model::volumes::Snapshot;
 use stowage_model::{Error, FsType, Id, Record, Result, SnapshotRequest};
 
@@ -60,12 +59,7 @@ impl Inner {
             .get(id)
             .filter(|e| !e.record.is_snapshot())
             .ok_or_else(|| Error::not_found(format!("there is no volume {id} to cut")))?;
-        if source.record.content == Content::Filling {
-            return Err(Error::pending(format!(
-                "{} is still being filled",
-                source.title()
-            )));
-        }
+        self.copyable(&source)?;
         source.pool.can_snapshot()?;
         Ok(source)
     }

@@ -27,12 +27,7 @@ impl Inner {
     pub(crate) async fn stage(self: &Arc<Self>, want: StageRequest) -> Result<()> {
         let _held = self.ops.begin(&want.id, "staging").await?;
         let entry = self.need_volume(&want.id)?;
-        if entry.record.content == Content::Filling {
-            return Err(Error::pending(format!(
-                "{} is still being filled",
-                entry.title()
-            )));
-        }
+        self.filled(&entry)?;
         let plan = Plan::new(&entry, &want)?;
         let before = self.attachments.get(&want.id).staging;
         if let Some(before) = &before
