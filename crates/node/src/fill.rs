@@ -165,12 +165,12 @@ async fn copy_bytes(
     kind: PoolKind,
     progress: &Arc<Progress>,
 ) -> Result<()> {
-    // A new file or thin volume reads as zeros, so zeros need not be written; a thick logical
-    // volume holds whatever its extents held before, and a restarted fill may find old bytes.
-    let reads_zero = kind == PoolKind::Thin || kind == PoolKind::File;
+    // Most of a new file or thin volume reads as zeros at no cost, and zeros written there would
+    // take space; reading a thick logical volume would cost as much as writing it.
+    let sparse = kind == PoolKind::Thin || kind == PoolKind::File;
     let (from, to) = (source.path.clone(), target.path.clone());
     let (id, progress) = (record.id.clone(), Arc::clone(progress));
-    blocking(move || reflink::copy_device(&from, &to, length.0, reads_zero, &progress))
+    blocking(move || reflink::copy_device(&from, &to, length.0, sparse, &progress))
         .await
         .or_internal(|| format!("failed to copy into {id}"))
 }
