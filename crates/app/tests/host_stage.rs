@@ -12,8 +12,8 @@ use std::fs::create_dir;
 use std::path::PathBuf;
 
 use stowage_testkit::disk::FsKind;
-use support::calls::{Csi, Mode, mount, volume};
-use support::{Rig, Storage, get, put};
+use support::calls::{Csi, Mode, mount, text};
+use support::{Rig, Storage, get, put, tool};
 
 fn rig() -> Rig {
     Rig::new(Storage::file(FsKind::Xfs))
@@ -67,5 +67,34 @@ fn a_mount_that_outlived_its_note_is_not_formatted_again() {
     }
     let csi = Csi::new(&rig);
     csi.delete(&id).expect("deleted");
+    rig.assert_clean();
+}
+
+#[test]
+fn a_snapshot_freezes_the_volume_itself_wherever_it_is_mounted() {
+    let rig = rig();
+    let csi = Csi::new(&rig);
+    let id = csi.made("v").volume_id;
+    // What lies beneath the staging path cannot be frozen, so that an attempt shows.
+    let beneath = dir(&rig, "beneath");
+    tool("mount", &["-t", "tmpfs", "tmpfs", &text(&beneath)]);
+    let (staging, target) = (dir(&rig, "beneath/staging"), rig.path("t"));
+    csi.stage(&id, &staging, writer());
+    csi.publish(&id, &staging, &target, writer());
+    tool("umount", &[&text(&staging)]);
+    // Not synced: only a freeze brings it to the disk.
+    std::fs::write(target.join("kept"), "kept").expect("writable");
+    let snapshot = csi.cut("s", &id).expect("cut").snapshot_id;
+    std::fs::remove_file(target.join("kept")).expect("still writable");
+    rig.ok(&["snapshot", "restore", "s", "r"]);
+    rig.ok(&["volume", "mount", "r", &rig.text("m")]);
+    assert_eq!(get(&rig.path("m/kept")), "kept");
+    rig.ok(&["volume", "unmount", &rig.text("m")]);
+    rig.ok(&["volume", "delete", "r"]);
+    csi.drop_snapshot(&snapshot).expect("deleted");
+    csi.unpublish(&id, &target).expect("unpublished");
+    csi.unstage(&id, &staging).expect("unstaged");
+    csi.delete(&id).expect("deleted");
+    tool("umount", &[&text(&beneath)]);
     rig.assert_clean();
 }
