@@ -98,3 +98,48 @@ fn a_snapshot_freezes_the_volume_itself_wherever_it_is_mounted() {
     tool("umount", &[&text(&beneath)]);
     rig.assert_clean();
 }
+
+#[test]
+fn after_a_reboot_old_targets_are_somebody_elses_but_for_what_we_made() {
+    let mut rig = rig();
+    let csi = Csi::new(&rig);
+    let id = csi.made("v").volume_id;
+    let staging = dir(&rig, "staging");
+    let (taken, left) = (rig.path("taken"), rig.path("left"));
+    let once = || mount("ext4", Mode::SingleNodeSingleWriter);
+    csi.stage(&id, &staging, writer());
+    for target in [&taken, &left] {
+        csi.publish(&id, &staging, target, writer());
+    }
+    rig.stop();
+    for mounted in [&taken, &left, &staging] {
+        tool("umount", &[&text(mounted)]);
+    }
+    let note = rig.path("state/attachments").join(format!("{id}.json"));
+    let mut noted: serde_json::Value = serde_json::from_str(&get(&note)).expect("a note");
+    noted["boot"] = "an earlier one".into();
+    put(&note, &noted.to_string());
+    rig.start();
+    let csi = Csi::new(&rig);
+    tool("mount", &["-t", "tmpfs", "tmpfs", &text(&taken)]);
+    put(&taken.join("theirs"), "theirs");
+    assert_eq!(
+        rig.ok(&["volume", "show", "v"])["used-at"],
+        serde_json::json!([])
+    );
+    // Nobody uses it any more, so one who wants it alone can have it.
+    csi.stage(&id, &staging, once());
+    csi.publish(&id, &staging, &rig.path("t"), once());
+    csi.unpublish(&id, &rig.path("t")).expect("unpublished");
+    rig.run(&["volume", "unmount", &text(&taken)])
+        .fails_with(&["no volume"]);
+    for target in [&taken, &left] {
+        csi.unpublish(&id, target).expect("unpublished");
+    }
+    assert_eq!(get(&taken.join("theirs")), "theirs");
+    assert!(!left.exists(), "what we made goes");
+    csi.unstage(&id, &staging).expect("unstaged");
+    csi.delete(&id).expect("deleted");
+    tool("umount", &[&text(&taken)]);
+    rig.assert_clean();
+}

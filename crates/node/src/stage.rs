@@ -41,8 +41,10 @@ impl Inner {
             )));
         }
         if before.as_ref() != Some(&plan.staging) {
+            let staging = plan.staging.clone();
             self.attachments
-                .update(&want.id, |a| a.staging = Some(plan.staging.clone()))?;
+                .update(&want.id, |a| a.staging = Some(staging))
+                .await?;
         }
         failpoint::hit("node.stage.noted");
         let path = &plan.staging.path;
@@ -55,7 +57,9 @@ impl Inner {
             && !self.mounted_here(&entry, path).await.unwrap_or(false)
         {
             // As if it had never been asked; the pool lets go of an unmounted device by itself.
-            self.attachments.update(&want.id, |a| a.staging = None)?;
+            self.attachments
+                .update(&want.id, |a| a.staging = None)
+                .await?;
         }
         staged
     }
@@ -409,7 +413,7 @@ impl Inner {
         }
         self.detach(&entry).await?;
         failpoint::hit("node.unstage.detached");
-        self.attachments.update(id, |a| a.staging = None)
+        self.attachments.update(id, |a| a.staging = None).await
     }
 }
 
