@@ -28,7 +28,7 @@ impl Inner {
         if let Some(entry) = self.index.get(&id) {
             same(&entry, want)?;
             if entry.record.content == Content::Filling {
-                self.fill(&entry).await?;
+                self.fill_or_undo(&entry).await?;
             }
             return self.volume_of(&self.index.need(&id)?);
         }
@@ -153,16 +153,24 @@ impl Inner {
             record.content = Content::Filling;
             self.make_in(&pool, &record, size).await?;
             failpoint::hit("node.fill.made");
-            if let Err(e) = self.fill(&self.index.need(&record.id)?).await {
-                // Work that goes on by a retry, or at the next start, keeps what it has.
-                if e.kind() != Kind::Pending && !self.stopping.is_cancelled() {
-                    self.undo_creation(&pool, &record).await;
-                    self.index.remove(&record.id);
-                }
-                return Err(e);
-            }
+            self.fill_or_undo(&self.index.need(&record.id)?).await?;
         }
         self.volume_of(&self.index.need(&record.id)?)
+    }
+
+    /// Fill a volume; one that cannot be filled goes, so that the error is the whole outcome also
+    /// for callers who take it for final.
+    async fn fill_or_undo(self: &Arc<Self>, new: &Entry) -> Result<()> {
+        let filled = self.fill(new).await;
+        // Work that goes on by a retry, or at the next start, keeps what it has.
+        if let Err(e) = &filled
+            && e.kind() != Kind::Pending
+            && !self.stopping.is_cancelled()
+        {
+            self.undo_creation(&new.pool, &new.record).await;
+            self.index.remove(&new.record.id);
+        }
+        filled
     }
 
     fn source(&self, source: &Source) -> Result<Entry> {

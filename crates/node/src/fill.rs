@@ -136,7 +136,8 @@ impl Inner {
 
     async fn copy(&self, from: &Entry, to: &Entry, progress: &Arc<Progress>) -> Result<()> {
         let was_attached = from.pool.attached(&from.record).await?.is_some();
-        let source = from.pool.attach(&from.record, Attach::Held).await?;
+        // The source is let go with its last reader: another copy may read it as well.
+        let source = from.pool.attach(&from.record, Attach::UntilUnused).await?;
         let target = to.pool.attach(&to.record, Attach::Held).await?;
         let copied = copy_bytes(
             &source,
@@ -150,8 +151,12 @@ impl Inner {
         drop((source, target));
         // Patiently: whoever looks at new devices may have it open for a moment.
         let detached = self.detach(to).await;
-        if !was_attached {
-            self.detach(from).await?;
+        if !was_attached
+            && !self.jobs.others_read(&from.record.id, progress)
+            && let Err(e) = from.pool.detach(&from.record).await
+        {
+            // The copy is whole; whoever removes or attaches the source detaches it again.
+            tracing::warn!(volume.id = %from.record.id, error = %e.chain(), "still attached");
         }
         copied.and(detached)
     }

@@ -38,3 +38,52 @@ async fn what_mkfs_left_half_is_not_copied() {
         assert_eq!(refused.kind(), Kind::Precondition, "{refused}");
     }
 }
+
+/// A restore into another pool, cut off by a stop.
+async fn half_filled(bench: &Bench) -> (stowage_model::VolumeRequest, Id) {
+    let source = bench.volume("v").await;
+    let snapshot = bench.snapshot(&source, "s").await;
+    let want = wanted("r", "b", Some(Source::Snapshot(snapshot.clone())));
+    let made = bench.local.create(want.clone()).await.unwrap().record.id;
+    bench.alter(&made, |e| e.record.content = Content::Filling);
+    (want, snapshot)
+}
+
+#[tokio::test]
+async fn a_copy_taken_up_again_whose_source_is_gone_leaves_no_volume() {
+    let bench = Bench::new().await;
+    let (want, snapshot) = half_filled(&bench).await;
+    bench.local.delete_snapshot(&snapshot).await.unwrap();
+    let gone = bench.local.create(want).await.unwrap_err();
+    assert_eq!(gone.kind(), Kind::NotFound, "{gone}");
+    assert!(bench.b.written.lock().unwrap().is_empty());
+    assert_eq!(bench.local.volumes().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_copy_that_waits_for_its_source_is_kept() {
+    let bench = Bench::new().await;
+    let (want, _) = half_filled(&bench).await;
+    bench.local.inner.stopping.cancel();
+    bench
+        .b
+        .busy
+        .lock()
+        .unwrap()
+        .insert(Id::derive(stowage_model::id::Role::Volume, &want.name));
+    bench.local.create(want).await.unwrap_err();
+    assert_eq!(bench.b.written.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_whole_though_its_source_is_read_by_others() {
+    let bench = Bench::new().await;
+    let source = bench.volume("v").await;
+    let snapshot = bench.snapshot(&source, "s").await;
+    std::fs::write(bench.a.file(&snapshot), vec![7; 16 << 20]).unwrap();
+    bench.a.busy.lock().unwrap().insert(snapshot.clone());
+    let want = wanted("r", "b", Some(Source::Snapshot(snapshot)));
+    let made = bench.local.create(want).await.unwrap();
+    let bytes = std::fs::read(bench.b.file(&made.record.id)).unwrap();
+    assert!(bytes.iter().all(|b| *b == 7));
+}
