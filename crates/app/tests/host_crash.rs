@@ -15,7 +15,7 @@ use crash::{Depth, Report};
 use serde_json::json;
 use stowage_testkit::disk::FsKind;
 use support::calls::{self, Csi};
-use support::{Rig, Storage, get, put, tool};
+use support::{Rig, Storage, get, put, tool, uses};
 
 /// Points that no operation on a file pool passes.
 const NOT_ON_FILES: &[(&str, &str)] = &[(
@@ -45,6 +45,35 @@ fn a_kill_at_any_step_on_files_loses_and_leaves_nothing() {
     report.run(two_pools, &scenarios::fills());
     report.assert_good();
     report.assert_covers(&["node.", "file."], NOT_ON_FILES);
+}
+
+#[test]
+fn a_copy_taken_up_again_holds_nothing_of_the_first_attempt() {
+    let mut rig = two_pools();
+    rig.set("STOWAGE_FAILPOINT", "node.fill.copied");
+    rig.start();
+    let create = ["volume", "create", "v", "--block", "--size", "64Mi"];
+    rig.ok(&[&create[..], &["--pool", "p"]].concat());
+    rig.ok(&["volume", "mount", "v", &rig.text("dev")]);
+    uses::scribble(&rig.path("dev"), 0, &vec![b'A'; 32 << 20]);
+    let clone = ["volume", "clone", "v", "c", "--pool", "q"];
+    rig.run(&clone);
+    assert!(rig.died());
+    // Its user goes on meanwhile.
+    uses::scribble(&rig.path("dev"), 0, &vec![0; 16 << 20]);
+    rig.unset_all();
+    rig.start();
+    rig.ok(&clone);
+    rig.ok(&["volume", "mount", "c", &rig.text("copy")]);
+    assert_eq!(
+        uses::digest(&rig.path("copy")),
+        uses::digest(&rig.path("dev"))
+    );
+    for (at, name) in [("copy", "c"), ("dev", "v")] {
+        rig.ok(&["volume", "unmount", &rig.text(at)]);
+        rig.ok(&["volume", "delete", name]);
+    }
+    rig.assert_clean();
 }
 
 #[test]

@@ -19,8 +19,9 @@ const FLUSH: u64 = 256 << 20;
 /// Copies the first `len` bytes of `src` over those of `dst`, durably. Both are block devices or
 /// files, and must not change meanwhile; a device `dst` must not be in use.
 ///
-/// With `sparse` the caller promises that `dst` reads as zeros: chunks of 4 MiB (or the rest) that
-/// are zero are then not written, which keeps a thin device or a sparse file thin.
+/// With `sparse`, chunks of 4 MiB (or the rest) that are zero in both are not written, which keeps
+/// a thin device or a sparse file thin: unwritten blocks of either read as zeros at memory speed.
+/// `dst` is read, not taken for blank, since an earlier copy of other bytes may have been cut off.
 ///
 /// # Errors
 /// `UnexpectedEof` or `WriteZero` before anything is written if one of them is too short (a file
@@ -46,13 +47,20 @@ pub fn copy_device(
     }
     progress.begin(len);
     let mut buffer = vec![0; CHUNK];
+    let mut present = vec![0; CHUNK];
     let (mut at, mut dirty) = (0, 0);
     while at < len {
         progress.check().context("copy", src)?;
         let part = usize::try_from(len - at).unwrap_or(CHUNK).min(CHUNK);
         let chunk = &mut buffer[..part];
         from.read_exact_at(chunk, at).context("read", src)?;
-        if !(sparse && is_zero(chunk)) {
+        let mut needed = true;
+        if sparse && is_zero(chunk) {
+            let present = &mut present[..part];
+            to.read_exact_at(present, at).context("read", dst)?;
+            needed = !is_zero(present);
+        }
+        if needed {
             to.write_all_at(chunk, at).context("write", dst)?;
             dirty += part as u64;
         }

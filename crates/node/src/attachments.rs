@@ -1,16 +1,17 @@
 //! Where each volume was handed out and how: the arguments behind the kernel's mount table, kept
 //! under `<state>/attachments` so that they are known after a restart of the daemon. The mount
 //! table stays the truth about what *is* mounted; this says what was *asked*. Written before the
-//! act. After a reboot nothing is mounted, and only the targets of ephemeral volumes still matter.
+//! act. After a reboot nothing is mounted and what lies at the old paths is somebody else's; only
+//! the targets of ephemeral volumes still matter: they tell whether the consumer may return.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use stowage_host::{FsError, durable};
+use stowage_host::{blocking, durable};
 use stowage_model::error::Context;
-use stowage_model::request::AccessMode;
+use stowage_model::request::{Access, AccessMode};
 use stowage_model::{Id, Result};
 
 /// How a volume was staged.
@@ -22,6 +23,19 @@ pub(crate) struct Staging {
     /// Checked mount options, in the order given.
     pub(crate) options: Vec<String>,
     pub(crate) mode: AccessMode,
+}
+
+impl Staging {
+    /// What was asked when it was staged so.
+    pub(crate) fn access(&self) -> Access {
+        match self.block {
+            true => Access::Block,
+            false => Access::Mount {
+                fs: None,
+                flags: self.options.clone(),
+            },
+        }
+    }
 }
 
 /// How a volume was handed to one consumer.
@@ -41,11 +55,34 @@ pub(crate) struct Publication {
 pub(crate) struct Attachment {
     pub(crate) staging: Option<Staging>,
     pub(crate) targets: BTreeMap<PathBuf, Publication>,
+    /// Targets of an earlier boot. The volume is not in use there, but what was made for it to be
+    /// mounted upon is still to be removed.
+    #[serde(default)]
+    pub(crate) left: BTreeSet<PathBuf>,
+    /// The volume lives as long as its one consumer.
+    #[serde(default)]
+    pub(crate) ephemeral: bool,
 }
 
 impl Attachment {
+    /// Whether the volume is not in use.
     pub(crate) fn is_empty(&self) -> bool {
         self.staging.is_none() && self.targets.is_empty()
+    }
+
+    /// Nothing in it can have outlived the machine but what is left of targets, and those of an
+    /// ephemeral volume.
+    fn reboot(&mut self) {
+        self.staging = None;
+        if !self.ephemeral {
+            let targets = std::mem::take(&mut self.targets);
+            self.left.extend(targets.into_keys());
+            self.left.retain(|path| path.symlink_metadata().is_ok());
+        }
+    }
+
+    fn says_nothing(&self) -> bool {
+        self.is_empty() && self.left.is_empty()
     }
 
     /// Every path the volume was handed out at.
@@ -68,7 +105,10 @@ struct File {
 }
 
 /// The attachments of this boot.
-pub(crate) struct Attachments {
+#[derive(Clone)]
+pub(crate) struct Attachments(Arc<Notes>);
+
+struct Notes {
     dir: PathBuf,
     boot: String,
     known: Mutex<BTreeMap<Id, Attachment>>,
@@ -98,60 +138,55 @@ impl Attachments {
                 continue;
             };
             if file.boot != boot {
-                file.attachment.staging = None;
+                file.attachment.reboot();
+            }
+            if file.attachment.says_nothing() {
+                durable::remove_file(&path)
+                    .or_internal(|| format!("failed to clean {}", dir.display()))?;
+                continue;
             }
             known.insert(id, file.attachment);
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Notes {
             dir,
             boot,
             known: Mutex::new(known),
-        })
+        })))
     }
 
     /// What is known about one volume.
     pub(crate) fn get(&self, id: &Id) -> Attachment {
-        self.lock().get(id).cloned().unwrap_or_default()
+        self.0.lock().get(id).cloned().unwrap_or_default()
     }
 
     /// What is known about every volume.
     pub(crate) fn all(&self) -> BTreeMap<Id, Attachment> {
-        self.lock().clone()
+        self.0.lock().clone()
     }
 
-    /// Change what is known. It outlives the daemon, but not a power cut, which undoes the mounts
-    /// it tells of as well.
+    /// Change what is known. It outlives the daemon, but a power cut only for an ephemeral volume,
+    /// whose target then tells whether its consumer may return; the mounts that the others tell of
+    /// are undone by the power cut as well.
     ///
     /// # Errors
     /// Internal when it cannot be written.
-    pub(crate) fn update(&self, id: &Id, change: impl FnOnce(&mut Attachment)) -> Result<()> {
-        self.write(id, change, durable::replace)
-    }
-
-    /// Change what is known of an ephemeral volume: after a power cut its target still tells
-    /// whether its consumer may come back.
-    ///
-    /// # Errors
-    /// Internal when it cannot be written.
-    pub(crate) fn update_durably(
+    pub(crate) async fn update(
         &self,
         id: &Id,
-        change: impl FnOnce(&mut Attachment),
+        change: impl FnOnce(&mut Attachment) + Send + 'static,
     ) -> Result<()> {
-        self.write(id, change, durable::write_atomic)
+        let (notes, id) = (Arc::clone(&self.0), id.clone());
+        blocking(move || notes.update(&id, change)).await
     }
+}
 
-    fn write(
-        &self,
-        id: &Id,
-        change: impl FnOnce(&mut Attachment),
-        write: impl FnOnce(&Path, &[u8]) -> std::result::Result<(), FsError>,
-    ) -> Result<()> {
-        let mut attachment = self.get(id);
+impl Notes {
+    fn update(&self, id: &Id, change: impl FnOnce(&mut Attachment)) -> Result<()> {
+        let mut attachment = self.lock().get(id).cloned().unwrap_or_default();
         change(&mut attachment);
         let path = self.dir.join(format!("{id}.json"));
         let failed = || format!("failed to note where {id} is attached");
-        if attachment.is_empty() {
+        if attachment.says_nothing() {
             durable::remove_file(&path).or_internal(failed)?;
             self.lock().remove(id);
             return Ok(());
@@ -161,6 +196,10 @@ impl Attachments {
             attachment,
         };
         let text = serde_json::to_vec(&file).or_internal(failed)?;
+        let write = match file.attachment.ephemeral {
+            true => durable::write_atomic,
+            false => durable::replace,
+        };
         write(&path, &text).or_internal(failed)?;
         self.lock().insert(id.clone(), file.attachment);
         Ok(())
@@ -176,37 +215,46 @@ mod tests {
     use super::*;
     use stowage_model::{Name, id::Role};
 
-    fn publication() -> Publication {
-        Publication {
-            block: false,
-            read_only: true,
-            mode: AccessMode::SingleNodeMultiWriter,
-            cgroup: None,
-        }
-    }
-
-    #[test]
-    fn uses_survive_a_restart_but_staging_not_a_reboot() {
-        let tmp = tempfile::tempdir().unwrap();
-        let id = Id::derive(Role::Volume, &Name::new("a").unwrap());
-        let open = |boot: &str| Attachments::open(tmp.path().join("a"), boot.to_owned()).unwrap();
-        let staging = Staging {
+    fn handed_out(a: &mut Attachment) {
+        a.staging = Some(Staging {
             path: "/s".into(),
             block: false,
             options: vec!["noatime".into()],
             mode: AccessMode::SingleNodeWriter,
+        });
+        let publication = Publication {
+            block: false,
+            read_only: true,
+            mode: AccessMode::SingleNodeMultiWriter,
+            cgroup: None,
         };
-        open("1")
-            .update(&id, |a| {
-                a.staging = Some(staging.clone());
-                a.targets.insert("/t".into(), publication());
-            })
-            .unwrap();
-        assert_eq!(open("1").get(&id).staging, Some(staging));
+        a.targets.insert("/t".into(), publication.clone());
+        a.targets.insert("/dev/null".into(), publication);
+    }
+
+    #[tokio::test]
+    async fn uses_survive_a_restart_and_a_reboot_only_the_targets_of_ephemeral_volumes() {
+        let tmp = tempfile::tempdir().unwrap();
+        let id = |name| Id::derive(Role::Volume, &Name::new(name).unwrap());
+        let (lasting, ephemeral) = (id("a"), id("e"));
+        let open = |boot: &str| Attachments::open(tmp.path().join("a"), boot.to_owned()).unwrap();
+        let first = open("1");
+        first.update(&lasting, handed_out).await.unwrap();
+        let inline = |a: &mut Attachment| {
+            handed_out(a);
+            a.ephemeral = true;
+        };
+        first.update(&ephemeral, inline).await.unwrap();
+        assert_eq!(open("1").all(), first.all());
         let rebooted = open("2");
-        assert_eq!(rebooted.get(&id).staging, None);
-        assert_eq!(rebooted.get(&id).targets.len(), 1);
-        rebooted.update(&id, |a| a.targets.clear()).unwrap();
+        assert!(rebooted.get(&lasting).is_empty());
+        assert_eq!(rebooted.get(&lasting).left, ["/dev/null".into()].into());
+        assert_eq!(rebooted.get(&ephemeral).staging, None);
+        assert_eq!(rebooted.get(&ephemeral).targets.len(), 2);
+        for id in [lasting, ephemeral] {
+            let forget = |a: &mut Attachment| *a = Attachment::default();
+            rebooted.update(&id, forget).await.unwrap();
+        }
         assert!(open("2").all().is_empty());
     }
 }

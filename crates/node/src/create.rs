@@ -28,7 +28,7 @@ impl Inner {
         if let Some(entry) = self.index.get(&id) {
             same(&entry, want)?;
             if entry.record.content == Content::Filling {
-                self.fill(&entry).await?;
+                self.fill_or_undo(&entry).await?;
             }
             return self.volume_of(&self.index.need(&id)?);
         }
@@ -119,17 +119,23 @@ impl Inner {
         size: Bytes,
         source: &Entry,
     ) -> Result<Volume> {
-        if let (Some(asked), Some(held)) = (record.usage.mount, source.record.content.file_system())
-            && asked != held
-        {
-            return Err(Error::invalid(format!(
-                "{} holds {held}, so a volume made from it cannot be {asked}; ask for {held}",
-                source.title()
-            )));
-        }
+        suits(&record, source)?;
         record.read_only |= source.record.is_snapshot() && source.record.read_only;
         let same_pool = pool.name() == source.pool.name();
         if same_pool && pool.clones_instantly(&record) {
+            // Whoever works on the source, a first stage that formats it above all, has it for
+            // itself; what it holds is known afterwards.
+            let _held = self.ops.begin(&source.record.id, "cloning").await?;
+            let before = source.size;
+            let source = &self.index.need(&source.record.id)?;
+            self.copyable(source)?;
+            suits(&record, source)?;
+            if source.size != before {
+                return Err(Error::pending(format!(
+                    "{} has just grown; ask again",
+                    source.title()
+                )));
+            }
             record.content = source.record.content.copied();
             record.fs_bytes = source.record.fs_bytes;
             let freeze = self.freeze_for_cut(std::slice::from_ref(source)).await?;
@@ -147,16 +153,24 @@ impl Inner {
             record.content = Content::Filling;
             self.make_in(&pool, &record, size).await?;
             failpoint::hit("node.fill.made");
-            if let Err(e) = self.fill(&self.index.need(&record.id)?).await {
-                // Work that goes on by a retry, or at the next start, keeps what it has.
-                if e.kind() != Kind::Pending && !self.stopping.is_cancelled() {
-                    self.undo_creation(&pool, &record).await;
-                    self.index.remove(&record.id);
-                }
-                return Err(e);
-            }
+            self.fill_or_undo(&self.index.need(&record.id)?).await?;
         }
         self.volume_of(&self.index.need(&record.id)?)
+    }
+
+    /// Fill a volume; one that cannot be filled goes, so that the error is the whole outcome also
+    /// for callers who take it for final.
+    async fn fill_or_undo(self: &Arc<Self>, new: &Entry) -> Result<()> {
+        let filled = self.fill(new).await;
+        // Work that goes on by a retry, or at the next start, keeps what it has.
+        if let Err(e) = &filled
+            && e.kind() != Kind::Pending
+            && !self.stopping.is_cancelled()
+        {
+            self.undo_creation(&new.pool, &new.record).await;
+            self.index.remove(&new.record.id);
+        }
+        filled
     }
 
     fn source(&self, source: &Source) -> Result<Entry> {
@@ -173,13 +187,19 @@ impl Inner {
         if entry.record.is_snapshot() != wants_snapshot {
             return Err(Error::invalid(format!("{} is not {role}", entry.title())));
         }
-        if entry.record.content == Content::Filling {
-            return Err(Error::pending(format!(
-                "{} is still being filled itself",
-                entry.title()
-            )));
-        }
+        self.copyable(&entry)?;
         Ok(entry)
+    }
+}
+
+/// A copy holds the file system of its source.
+fn suits(record: &Record, source: &Entry) -> Result<()> {
+    match (record.usage.mount, source.record.content.file_system()) {
+        (Some(asked), Some(held)) if asked != held => Err(Error::invalid(format!(
+            "{} holds {held}, so a volume made from it cannot be {asked}; ask for {held}",
+            source.title()
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -245,3 +265,6 @@ pub(crate) fn restore_size(entry: &Entry) -> Bytes {
         _ => entry.size,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,14 +41,17 @@ impl Inner {
                 mode,
                 cgroup: None,
             };
-            self.attachments.update_durably(&id, |a| {
-                a.targets.entry(want.target.clone()).or_insert(publication);
-            })?;
+            let target = want.target.clone();
+            self.attachments
+                .update(&id, |a| {
+                    a.ephemeral = true;
+                    a.targets.entry(target).or_insert(publication);
+                })
+                .await?;
             failpoint::hit("node.ephemeral.noted");
             if let Err(e) = self.create_locked(id.clone(), &want.volume, true).await {
                 if self.index.get(&id).is_none() {
-                    self.attachments
-                        .update_durably(&id, |a| a.targets.clear())?;
+                    self.attachments.update(&id, |a| a.targets.clear()).await?;
                 }
                 return Err(e);
             }
@@ -102,7 +105,7 @@ impl Inner {
         let Some(entry) = self.index.get(id) else {
             return Ok(());
         };
-        self.attachments.update_durably(id, |a| a.targets.clear())?;
+        self.attachments.update(id, |a| a.targets.clear()).await?;
         self.end_ephemeral_locked(&entry).await
     }
 

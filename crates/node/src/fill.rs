@@ -15,6 +15,41 @@ use crate::index::Entry;
 use crate::local::Inner;
 
 impl Inner {
+    /// Whether a volume has all of its bytes.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Pending`] while it is being filled, and
+    /// [`stowage_model::Kind::Precondition`] when nobody does that any more.
+    pub(crate) fn filled(&self, entry: &Entry) -> Result<()> {
+        if entry.record.content != Content::Filling {
+            return Ok(());
+        }
+        let title = entry.title();
+        Err(match self.filling(entry) {
+            true => Error::pending(format!("{title} is still being filled")),
+            false => Error::precondition(format!(
+                "{title} was being filled when the copy was cut off; create it again with the same \
+                 request to start over, or delete it"
+            )),
+        })
+    }
+
+    /// Whether a volume's bytes may be taken for a copy or snapshot.
+    ///
+    /// # Errors
+    /// As [`Inner::filled`]; [`stowage_model::Kind::Precondition`] for what mkfs left half: that is
+    /// neither blank nor a file system, and a copy of it could never be mounted.
+    pub(crate) fn copyable(&self, entry: &Entry) -> Result<()> {
+        self.filled(entry)?;
+        if entry.half_formatted {
+            return Err(Error::precondition(format!(
+                "making the file system of {} was cut off; mount it once first",
+                entry.title()
+            )));
+        }
+        Ok(())
+    }
+
     /// Copy the source of a volume in state [`Content::Filling`] into it. The caller holds the
     /// volume.
     pub(crate) async fn fill(self: &Arc<Self>, new: &Entry) -> Result<()> {
@@ -52,6 +87,7 @@ impl Inner {
     ) -> Result<(Content, Bytes)> {
         let held = self.ops.begin(&source.record.id, "cloning").await?;
         let source = self.index.need(&source.record.id)?;
+        self.copyable(&source)?;
         let facts = (source.record.content, source.record.fs_bytes);
         if let Err(no_snapshots) = source.pool.can_snapshot() {
             if self.attachments.get(&source.record.id).is_empty() {
@@ -100,7 +136,8 @@ impl Inner {
 
     async fn copy(&self, from: &Entry, to: &Entry, progress: &Arc<Progress>) -> Result<()> {
         let was_attached = from.pool.attached(&from.record).await?.is_some();
-        let source = from.pool.attach(&from.record, Attach::Held).await?;
+        // The source is let go with its last reader: another copy may read it as well.
+        let source = from.pool.attach(&from.record, Attach::UntilUnused).await?;
         let target = to.pool.attach(&to.record, Attach::Held).await?;
         let copied = copy_bytes(
             &source,
@@ -114,8 +151,12 @@ impl Inner {
         drop((source, target));
         // Patiently: whoever looks at new devices may have it open for a moment.
         let detached = self.detach(to).await;
-        if !was_attached {
-            self.detach(from).await?;
+        if !was_attached
+            && !self.jobs.others_read(&from.record.id, progress)
+            && let Err(e) = from.pool.detach(&from.record).await
+        {
+            // The copy is whole; whoever removes or attaches the source detaches it again.
+            tracing::warn!(volume.id = %from.record.id, error = %e.chain(), "still attached");
         }
         copied.and(detached)
     }
@@ -129,12 +170,12 @@ async fn copy_bytes(
     kind: PoolKind,
     progress: &Arc<Progress>,
 ) -> Result<()> {
-    // A new file or thin volume reads as zeros, so zeros need not be written; a thick logical
-    // volume holds whatever its extents held before, and a restarted fill may find old bytes.
-    let reads_zero = kind == PoolKind::Thin || kind == PoolKind::File;
+    // Most of a new file or thin volume reads as zeros at no cost, and zeros written there would
+    // take space; reading a thick logical volume would cost as much as writing it.
+    let sparse = kind == PoolKind::Thin || kind == PoolKind::File;
     let (from, to) = (source.path.clone(), target.path.clone());
     let (id, progress) = (record.id.clone(), Arc::clone(progress));
-    blocking(move || reflink::copy_device(&from, &to, length.0, reads_zero, &progress))
+    blocking(move || reflink::copy_device(&from, &to, length.0, sparse, &progress))
         .await
         .or_internal(|| format!("failed to copy into {id}"))
 }

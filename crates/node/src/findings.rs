@@ -99,7 +99,8 @@ impl Inner {
         Ok(findings)
     }
 
-    fn filling(&self, entry: &Entry) -> bool {
+    /// Whether a volume is being filled right now.
+    pub(crate) fn filling(&self, entry: &Entry) -> bool {
         let id = entry.record.id.to_string();
         self.jobs.list().iter().any(|job| job.subject == id)
     }

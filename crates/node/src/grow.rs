@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use stowage_host::failpoint;
-use stowage_model::record::Content;
 use stowage_model::request::SizeRange;
 use stowage_model::volumes::{Grown, Volume};
 use stowage_model::{Error, Id, LimitsChange, Result};
@@ -28,12 +27,7 @@ impl Inner {
                 }),
             };
         }
-        if entry.record.content == Content::Filling {
-            return Err(Error::pending(format!(
-                "{} is still being filled",
-                entry.title()
-            )));
-        }
+        self.filled(&entry)?;
         if entry.record.read_only {
             return Err(Error::precondition(format!(
                 "{} only reads a snapshot and cannot grow; restore the snapshot into a writable \

@@ -76,6 +76,15 @@ impl Jobs {
         inner.1.values().any(|job| job.source.as_ref() == Some(id))
     }
 
+    /// Whether a job other than the one with this progress reads from there.
+    pub(crate) fn others_read(&self, id: &Id, than: &Arc<Progress>) -> bool {
+        let inner = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        inner
+            .1
+            .values()
+            .any(|job| job.source.as_ref() == Some(id) && !Arc::ptr_eq(&job.progress, than))
+    }
+
     /// Everything under way.
     pub(crate) fn list(&self) -> Vec<Job> {
         let inner = self.next.lock().unwrap_or_else(PoisonError::into_inner);

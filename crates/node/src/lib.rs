@@ -35,6 +35,8 @@ mod stage;
 mod stats;
 mod target;
 mod tend;
+#[cfg(test)]
+mod testing;
 mod throttle;
 
 pub use jobs::Job;

@@ -127,7 +127,7 @@ impl Inner {
             // With a pool or a record unread, what seems to lack a volume or a member may well
             // have it there.
             self.clear_stale_journal()?;
-            self.clear_stale_attachments()?;
+            self.clear_stale_attachments().await?;
             self.undo_partial_groups().await?;
         }
         Ok(())
@@ -220,11 +220,12 @@ impl Inner {
 
     /// A use is noted before an ephemeral volume is made and forgotten after a volume is removed;
     /// a kill in between leaves a note about nothing.
-    fn clear_stale_attachments(&self) -> Result<()> {
+    async fn clear_stale_attachments(&self) -> Result<()> {
         let all = self.attachments.all();
         for id in all.keys().filter(|id| self.index.get(id).is_none()) {
             self.attachments
-                .update(id, |a| *a = Attachment::default())?;
+                .update(id, |a| *a = Attachment::default())
+                .await?;
         }
         Ok(())
     }

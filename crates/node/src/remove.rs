@@ -50,7 +50,8 @@ impl Inner {
         failpoint::hit("node.remove.removed");
         self.unnote(id).await?;
         self.attachments
-            .update(id, |a| *a = crate::attachments::Attachment::default())?;
+            .update(id, |a| *a = crate::attachments::Attachment::default())
+            .await?;
         self.forget(&entry);
         self.purge_later(&entry.pool, removed);
         Ok(())

@@ -80,37 +80,28 @@ impl Inner {
         let entry = self.need_volume(&want.id)?;
         let mode = AccessMode::SingleNodeMultiWriter;
         let staged = self.attachments.get(&want.id).staging;
-        let block = match &staged {
-            Some(staging) => staging.block,
-            None => entry.record.usage.mount.is_none(),
-        };
-        let access = match block {
-            true => Access::Block,
-            false => Access::Mount {
-                fs: None,
-                flags: want.flags,
-            },
-        };
-        let staging = match &staged {
-            Some(staging) => staging.path.clone(),
-            None => self.own_staging(&want.id)?,
-        };
-        let ready = match &staged {
-            Some(staging) if !staging.block => self.mounted_here(&entry, &staging.path).await?,
-            Some(_) => entry.pool.attached(&entry.record).await?.is_some(),
-            None => false,
+        let (staging, access, staged_for) = match &staged {
+            // As it was staged, whatever is asked.
+            Some(s) => (s.path.clone(), s.access(), s.mode),
+            None => {
+                let access = match entry.record.usage.mount {
+                    None => Access::Block,
+                    Some(_) => Access::Mount {
+                        fs: None,
+                        flags: want.flags,
+                    },
+                };
+                (self.own_staging(&want.id)?, access, mode)
+            }
         };
         let id = want.id.clone();
-        if !ready {
-            let (staging, access) = (staging.clone(), access.clone());
-            self.stage(StageRequest {
-                id: id.clone(),
-                staging,
-                access,
-                mode,
-            })
-            .await?;
-        }
+        self.stage(StageRequest {
+            id: id.clone(),
+            staging: staging.clone(),
+            access: access.clone(),
+            mode: staged_for,
+        })
+        .await?;
         let published = self
             .publish(PublishRequest {
                 id: id.clone(),

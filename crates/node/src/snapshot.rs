@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stowage_host::freeze::Guard;
-use stowage_host::{blocking, device, failpoint};
+use stowage_host::{blocking, device, failpoint, mount};
 use stowage_model::error::Context;
 use stowage_model::id::Role;
-use stowage_model::record::Content;
 use stowage_model::volumes::Snapshot;
 use stowage_model::{Error, FsType, Id, Record, Result, SnapshotRequest};
 
@@ -60,12 +59,7 @@ impl Inner {
             .get(id)
             .filter(|e| !e.record.is_snapshot())
             .ok_or_else(|| Error::not_found(format!("there is no volume {id} to cut")))?;
-        if source.record.content == Content::Filling {
-            return Err(Error::pending(format!(
-                "{} is still being filled",
-                source.title()
-            )));
-        }
+        self.copyable(&source)?;
         source.pool.can_snapshot()?;
         Ok(source)
     }
@@ -90,26 +84,21 @@ impl Inner {
     pub(crate) async fn freeze_for_cut(&self, sources: &[Entry]) -> Result<Frozen> {
         let mut mounted: Vec<PathBuf> = Vec::new();
         for source in sources {
-            let staging = self.attachments.get(&source.record.id).staging;
             let Some(device) = source.pool.attached(&source.record).await? else {
                 continue;
             };
-            match staging {
-                Some(staging) if !staging.block => {
-                    // Device mapper does not reach btrfs, whose log of synced files would then be
-                    // in the cut; a copy gets a UUID of its own by btrfstune, which makes such a
-                    // log unreadable.
-                    let btrfs = source.record.content.file_system() == Some(FsType::Btrfs);
-                    if btrfs || !source.pool.freezes_itself() {
-                        mounted.push(staging.path);
-                    }
-                }
-                _ => {
-                    let path = device.path.clone();
-                    blocking(move || device::sync(&path))
-                        .await
-                        .or_internal(|| format!("failed to flush {}", source.title()))?;
-                }
+            let Some(path) = self.seen_mounted(source).await? else {
+                let path = device.path.clone();
+                blocking(move || device::sync(&path))
+                    .await
+                    .or_internal(|| format!("failed to flush {}", source.title()))?;
+                continue;
+            };
+            // Device mapper does not reach btrfs, whose log of synced files would then be in the
+            // cut; a copy gets a UUID of its own by btrfstune, which makes such a log unreadable.
+            let btrfs = source.record.content.file_system() == Some(FsType::Btrfs);
+            if btrfs || !source.pool.freezes_itself() {
+                mounted.push(path);
             }
         }
         if mounted.is_empty() {
@@ -128,6 +117,26 @@ impl Inner {
         .await?;
         failpoint::hit("node.snapshot.frozen");
         Ok(Frozen(Some(guard)))
+    }
+
+    /// A path where the volume's own file system is mounted. What we noted does not tell: somebody
+    /// may have unmounted it there, and to freeze what lies beneath would stop the whole machine.
+    async fn seen_mounted(&self, volume: &Entry) -> Result<Option<PathBuf>> {
+        let noted = self.attachments.get(&volume.record.id);
+        let staging = noted.staging.iter().filter(|s| !s.block).map(|s| &s.path);
+        let targets = noted.targets.iter().filter(|(_, p)| !p.block);
+        for path in staging.chain(targets.map(|(path, _)| path)) {
+            let at = path.clone();
+            let found = blocking(move || mount::at(&at))
+                .await
+                .or_internal(|| "failed to read the mount table".to_owned())?;
+            if let Some(found) = found
+                && self.is_ours(volume, &found).await?
+            {
+                return Ok(Some(path.clone()));
+            }
+        }
+        Ok(None)
     }
 
     /// Thaw; an error says that the freeze had ended before, so the cut may not be one moment.

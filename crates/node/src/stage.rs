@@ -27,12 +27,7 @@ impl Inner {
     pub(crate) async fn stage(self: &Arc<Self>, want: StageRequest) -> Result<()> {
         let _held = self.ops.begin(&want.id, "staging").await?;
         let entry = self.need_volume(&want.id)?;
-        if entry.record.content == Content::Filling {
-            return Err(Error::pending(format!(
-                "{} is still being filled",
-                entry.title()
-            )));
-        }
+        self.filled(&entry)?;
         let plan = Plan::new(&entry, &want)?;
         let before = self.attachments.get(&want.id).staging;
         if let Some(before) = &before
@@ -45,16 +40,26 @@ impl Inner {
                 before.path.display()
             )));
         }
-        self.attachments
-            .update(&want.id, |a| a.staging = Some(plan.staging.clone()))?;
+        if before.as_ref() != Some(&plan.staging) {
+            let staging = plan.staging.clone();
+            self.attachments
+                .update(&want.id, |a| a.staging = Some(staging))
+                .await?;
+        }
         failpoint::hit("node.stage.noted");
+        let path = &plan.staging.path;
         let staged = match plan.fs {
-            None => self.stage_block(entry).await,
-            Some(fs) => self.stage_mount(entry, fs, &plan.staging).await,
+            None => self.stage_block(entry.clone()).await,
+            Some(fs) => self.stage_mount(entry.clone(), fs, &plan.staging).await,
         };
-        if staged.is_err() && before.is_none() {
+        if staged.is_err()
+            && before.is_none()
+            && !self.mounted_here(&entry, path).await.unwrap_or(false)
+        {
             // As if it had never been asked; the pool lets go of an unmounted device by itself.
-            self.attachments.update(&want.id, |a| a.staging = None)?;
+            self.attachments
+                .update(&want.id, |a| a.staging = None)
+                .await?;
         }
         staged
     }
@@ -79,7 +84,7 @@ impl Inner {
         staging: &Staging,
     ) -> Result<()> {
         if self.mounted_here(&entry, &staging.path).await? {
-            return Ok(());
+            return self.catch_up(entry, fs, staging).await;
         }
         let target = open_staging(&staging.path).await?;
         let device = entry
@@ -119,18 +124,63 @@ impl Inner {
                 .or_internal(|| format!("failed to grow the file system of {}", entry.title()))?;
             entry.record.fs_bytes = device.size;
         }
-        // What is true of the volume from here on must be on the disk before its consumer writes,
-        // not before the mount: the two waits are one.
-        let noted = async {
-            match entry.record == before {
-                true => Ok(()),
-                false => self.save_lazily(entry).await,
-            }
-        };
-        let (mounted, noted) = tokio::join!(self.mount(entry, fs, device, target, staging), noted);
-        mounted.and(noted)?;
+        // Before the mount, not beside it: a mount outlives us, and whoever finds it after a kill
+        // lets its consumer write to a volume whose record still says that it may be formatted.
+        if entry.record != before {
+            self.save_lazily(entry).await?;
+        }
+        failpoint::hit("node.stage.recorded");
+        self.mount(entry, fs, device, target, staging).await?;
         failpoint::hit("node.stage.mounted");
-        if entry.outgrown(device) {
+        self.grow_outgrown(entry, fs, device, staging).await
+    }
+
+    /// Make the record of a volume that is mounted already say what is there, and do what a kill
+    /// after the mount left undone.
+    async fn catch_up(
+        self: &Arc<Self>,
+        mut entry: Entry,
+        fs: FsType,
+        staging: &Staging,
+    ) -> Result<()> {
+        let Some(device) = entry.pool.attached(&entry.record).await? else {
+            return Ok(());
+        };
+        let unmade = matches!(entry.record.content, Content::Blank | Content::Raw);
+        if unmade || entry.half_formatted {
+            let path = staging.path.clone();
+            let found = blocking(move || mount::at(&path))
+                .await
+                .or_internal(|| "failed to read the mount table".to_owned())?;
+            if let Some(found) = found.filter(|f| f.fstype != fs.as_str()) {
+                return Err(Error::exists(format!(
+                    "{} is mounted at {} as {}; unstage it there first",
+                    entry.title(),
+                    staging.path.display(),
+                    found.fstype
+                )));
+            }
+            if entry.record.content == Content::Blank {
+                // Nobody but us made it, over all of the device.
+                entry.record.fs_bytes = device.size;
+            }
+            entry.record.content = Content::FileSystem(fs);
+            entry.half_formatted = false;
+            self.save_lazily(&entry).await?;
+        }
+        self.grow_outgrown(&mut entry, fs, &device, staging).await
+    }
+
+    async fn grow_outgrown(
+        self: &Arc<Self>,
+        entry: &mut Entry,
+        fs: FsType,
+        device: &Device,
+        staging: &Staging,
+    ) -> Result<()> {
+        // One that is mounted to be read cannot grow; it does at the next writable mount.
+        let reader = staging.options.iter().any(|o| o == "ro");
+        if entry.outgrown(device) && !reader {
             self.grow_mounted(entry, fs, device, &staging.path).await?;
         }
         Ok(())
@@ -363,7 +413,7 @@ impl Inner {
         }
         self.detach(&entry).await?;
         failpoint::hit("node.unstage.detached");
-        self.attachments.update(id, |a| a.staging = None)
+        self.attachments.update(id, |a| a.staging = None).await
     }
 }
 

@@ -36,9 +36,13 @@ impl Inner {
             cgroup,
             ..publication
         };
-        self.attachments.update(&want.id, |a| {
-            a.targets.insert(want.target.clone(), publication.clone());
-        })?;
+        let noted = (want.target.clone(), publication.clone());
+        self.attachments
+            .update(&want.id, |a| {
+                a.left.remove(&noted.0);
+                a.targets.insert(noted.0, noted.1);
+            })
+            .await?;
         failpoint::hit("node.publish.noted");
         let published = async {
             self.bind(&entry, &want, &publication).await?;
@@ -137,9 +141,12 @@ impl Inner {
         let Some(entry) = self.index.get(id) else {
             return Ok(());
         };
-        let known = self.attachments.get(id).targets.contains_key(target);
+        let noted = self.attachments.get(id);
+        let known = noted.targets.contains_key(target);
         if known || self.mounted_here(&entry, target).await.unwrap_or(false) {
             self.take_back(&entry, target).await?;
+        } else if noted.left.contains(target) {
+            self.clear_away(id, target).await?;
         }
         if entry.record.ephemeral && self.attachments.get(id).targets.is_empty() {
             self.end_ephemeral_locked(&entry).await?;
@@ -257,9 +264,29 @@ impl Inner {
             self.drop_reader_device(entry, target).await?;
             failpoint::hit("node.unpublish.reader-dropped");
         }
-        self.attachments.update(id, |a| {
-            a.targets.remove(target);
-        })
+        let target = target.to_owned();
+        self.attachments
+            .update(id, move |a| {
+                a.targets.remove(&target);
+            })
+            .await
+    }
+
+    /// Remove what an earlier boot made to publish upon, unless it is somebody's by now.
+    async fn clear_away(&self, id: &Id, target: &Path) -> Result<()> {
+        if mount_at(target).await?.is_none() {
+            let path = target.to_owned();
+            let removed = blocking(move || Target::remove(&path)).await;
+            if let Err(e) = removed {
+                tracing::warn!(volume.id = %id, error = %e, "left as it is");
+            }
+        }
+        let target = target.to_owned();
+        self.attachments
+            .update(id, move |a| {
+                a.left.remove(&target);
+            })
+            .await
     }
 
     /// Detach the read-only loop device unless a target other than this one uses it.

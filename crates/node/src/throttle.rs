@@ -137,11 +137,13 @@ impl Inner {
                     cgroup: Some(cgroup),
                     ..publication.clone()
                 };
-                let noted = self.attachments.update(&id, |a| {
-                    if let Some(known) = a.targets.get_mut(target) {
-                        *known = found.clone();
+                let (at, known) = (target.clone(), found.clone());
+                let noted = self.attachments.update(&id, move |a| {
+                    if let Some(publication) = a.targets.get_mut(&at) {
+                        *publication = known;
                     }
                 });
+                let noted = noted.await;
                 if let Err(e) = noted.and(self.throttle(&entry, &found).await) {
                     tracing::warn!(volume.id = %id, error = %e.chain(), "limits not set");
                 }

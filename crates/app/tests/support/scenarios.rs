@@ -36,6 +36,7 @@ pub fn common() -> Vec<Scenario> {
         grow(),
         grow_in_use(),
         grow_at_mount(),
+        grow_at_stage(),
         limit(),
         first_mount(),
         mount(),
@@ -43,6 +44,7 @@ pub fn common() -> Vec<Scenario> {
         block_publish(),
         block_unpublish(),
         twin_publish(),
+        csi_stage(),
         csi_unpublish(),
         group(),
         group_delete(),
@@ -77,6 +79,7 @@ pub fn on_thick() -> Vec<Scenario> {
         grow_in_use(),
         grow_held(),
         first_mount(),
+        csi_stage(),
         inline_abandoned(),
     ];
     all.extend(readers());
@@ -343,12 +346,43 @@ fn grow_at_mount() -> Scenario {
             p.ok(&["volume", "grow", &p.name(""), "352Mi"]);
         },
         |p| p.ask(&["volume", "mount", &p.name(""), &p.text(".m")]),
-        |p| p.intact("", true),
+        |p| {
+            grown(&p.path(".m"));
+            p.intact("", true);
+        },
         |p| {
             p.unmount("");
             p.delete("");
         },
     )
+}
+
+/// The same at a staging path of the caller's own, which nobody unmounts at the start.
+fn grow_at_stage() -> Scenario {
+    again(
+        "grow-at-stage",
+        |p| {
+            p.laid_down("", "xfs", "320Mi");
+            p.ok(&["volume", "grow", &p.name(""), "352Mi"]);
+            remember(p, "");
+        },
+        |p| publish(p, "", "xfs"),
+        |p| {
+            grown(&p.path(".t"));
+            assert_eq!(get(&p.path(".t/kept")), "kept");
+        },
+        |p| {
+            unpublish(p, "").expect("unpublished");
+            p.delete("");
+        },
+    )
+}
+
+/// An xfs of 320 MiB was grown to 352: a part goes to the log.
+#[track_caller]
+fn grown(at: &Path) {
+    let room = room(at);
+    assert!(room > 270 * MIB, "{room} bytes: not grown");
 }
 
 fn limit() -> Scenario {
@@ -558,6 +592,30 @@ fn unpublish(p: &Place<'_>, suffix: &str) -> Outcome {
     csi.unpublish(&id, &p.path(&format!("{suffix}.t")))
         .map_err(said)?;
     csi.unstage(&id, &staging).map_err(said)
+}
+
+/// The first stage at a path of the caller's own: its mount outlives the daemon, and what is
+/// written to it must outlive the next stage.
+fn csi_stage() -> Scenario {
+    again(
+        "csi-stage",
+        |p| {
+            p.create("", "ext4", SIZE);
+            remember(p, "");
+        },
+        |p| publish(p, "", "ext4"),
+        |p| {
+            assert_eq!(p.mounts(&p.path(".stage")), 1);
+            put(&p.path(".t/kept"), "kept");
+            unpublish(p, "").expect("unpublished");
+            publish(p, "", "ext4").expect("published again");
+            assert_eq!(get(&p.path(".t/kept")), "kept");
+        },
+        |p| {
+            unpublish(p, "").expect("unpublished");
+            p.delete("");
+        },
+    )
 }
 
 fn csi_unpublish() -> Scenario {

@@ -33,6 +33,17 @@ fn a_copy_has_every_byte_and_sparse_leaves_holes() {
 }
 
 #[test]
+fn sparse_leaves_nothing_of_an_earlier_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let (src, dst) = (dir.path().join("src"), dir.path().join("dst"));
+    fs::write(&src, pattern()).unwrap();
+    fs::write(&dst, vec![9; pattern().len()]).unwrap();
+    let len = pattern().len() as u64;
+    copy_device(&src, &dst, len, true, &Progress::new()).unwrap();
+    assert!(fs::read(&dst).unwrap() == pattern());
+}
+
+#[test]
 fn without_sparse_old_data_is_overwritten_by_zeros() {
     let disk = Disk::new(16 << 20);
     fs::write(disk.path(), vec![9; 16 << 20]).unwrap();

@@ -1,0 +1,89 @@
+use super::*;
+use std::time::Duration;
+use stowage_model::FsType;
+use stowage_model::volumes::Volumes;
+
+use crate::testing::{Bench, wanted};
+
+#[tokio::test(start_paused = true)]
+async fn an_instant_clone_waits_for_work_on_its_source_and_shows_what_came_of_it() {
+    let bench = Bench::new().await;
+    let source = bench.volume("v").await;
+    let staging = bench.local.inner.ops.begin(&source, "staging").await;
+    let local = bench.local.clone();
+    let clone = || wanted("c", "a", Some(Source::Volume(source.clone())));
+    let busy = local.create(clone()).await.unwrap_err();
+    assert_eq!(busy.kind(), Kind::Pending, "{busy}");
+    let waiting = tokio::spawn({
+        let (local, want) = (local.clone(), clone());
+        async move { local.create(want).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    bench.alter(&source, |e| {
+        e.record.content = Content::FileSystem(FsType::Ext4);
+    });
+    drop(staging);
+    let made = waiting.await.unwrap().unwrap();
+    assert_eq!(made.record.content, Content::FileSystem(FsType::Ext4));
+}
+
+#[tokio::test]
+async fn what_mkfs_left_half_is_not_copied() {
+    let bench = Bench::new().await;
+    let source = bench.volume("v").await;
+    bench.alter(&source, |e| e.half_formatted = true);
+    for pool in ["a", "b"] {
+        let want = wanted("c", pool, Some(Source::Volume(source.clone())));
+        let refused = bench.local.create(want).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Precondition, "{refused}");
+    }
+}
+
+/// A restore into another pool, cut off by a stop.
+async fn half_filled(bench: &Bench) -> (stowage_model::VolumeRequest, Id) {
+    let source = bench.volume("v").await;
+    let snapshot = bench.snapshot(&source, "s").await;
+    let want = wanted("r", "b", Some(Source::Snapshot(snapshot.clone())));
+    let made = bench.local.create(want.clone()).await.unwrap().record.id;
+    bench.alter(&made, |e| e.record.content = Content::Filling);
+    (want, snapshot)
+}
+
+#[tokio::test]
+async fn a_copy_taken_up_again_whose_source_is_gone_leaves_no_volume() {
+    let bench = Bench::new().await;
+    let (want, snapshot) = half_filled(&bench).await;
+    bench.local.delete_snapshot(&snapshot).await.unwrap();
+    let gone = bench.local.create(want).await.unwrap_err();
+    assert_eq!(gone.kind(), Kind::NotFound, "{gone}");
+    assert!(bench.b.written.lock().unwrap().is_empty());
+    assert_eq!(bench.local.volumes().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_copy_that_waits_for_its_source_is_kept() {
+    let bench = Bench::new().await;
+    let (want, _) = half_filled(&bench).await;
+    bench.local.inner.stopping.cancel();
+    bench
+        .b
+        .busy
+        .lock()
+        .unwrap()
+        .insert(Id::derive(stowage_model::id::Role::Volume, &want.name));
+    bench.local.create(want).await.unwrap_err();
+    assert_eq!(bench.b.written.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_whole_though_its_source_is_read_by_others() {
+    let bench = Bench::new().await;
+    let source = bench.volume("v").await;
+    let snapshot = bench.snapshot(&source, "s").await;
+    std::fs::write(bench.a.file(&snapshot), vec![7; 16 << 20]).unwrap();
+    bench.a.busy.lock().unwrap().insert(snapshot.clone());
+    let want = wanted("r", "b", Some(Source::Snapshot(snapshot)));
+    let made = bench.local.create(want).await.unwrap();
+    let bytes = std::fs::read(bench.b.file(&made.record.id)).unwrap();
+    assert!(bytes.iter().all(|b| *b == 7));
+}

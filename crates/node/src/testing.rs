@@ -1,0 +1,284 @@
+//! A node over pools that keep plain files and fail on demand, for claims about the order of steps
+//! alone: locks, retries, what is undone. Nothing is mounted here; what the kernel makes of the
+//! steps is asked of a real one, in the tests of `app`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use stowage_host::Progress;
+use stowage_model::request::{
+    Layout, Placement, Provisioning, SizeRange, SnapshotRequest, Source, Usage,
+};
+use stowage_model::volumes::{Finding, PoolStatus, Volumes};
+use stowage_model::{
+    Bytes, Error, FsType, Id, Limits, Name, PoolKind, PoolName, Record, Result, VolumeRequest,
+};
+use stowage_pool::{Attach, Device, Leftover, Pool, Removed, Scan};
+
+use crate::index::Entry;
+use crate::local::{Local, Options};
+
+const SIZE: Bytes = Bytes::mib(16);
+
+/// A node with the pools `a` and `b`.
+pub(crate) struct Bench {
+    pub(crate) local: Local,
+    pub(crate) a: Arc<Files>,
+    pub(crate) b: Arc<Files>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            state_dir: dir.path().join("state"),
+            program: PathBuf::from("/proc/self/exe"),
+        };
+        let local = Local::start(options, Vec::new()).await.unwrap();
+        let pool = |name: &str| {
+            let at = dir.path().join(name);
+            std::fs::create_dir(&at).unwrap();
+            Arc::new(Files::new(name, at))
+        };
+        let (a, b) = (pool("a"), pool("b"));
+        for pool in [&a, &b] {
+            local.inner.take_in(pool.clone()).await.unwrap();
+        }
+        Self {
+            local,
+            a,
+            b,
+            _dir: dir,
+        }
+    }
+
+    pub(crate) async fn volume(&self, name: &str) -> Id {
+        let made = self.local.create(wanted(name, "a", None)).await.unwrap();
+        made.record.id
+    }
+
+    pub(crate) async fn snapshot(&self, source: &Id, name: &str) -> Id {
+        let want = SnapshotRequest {
+            name: Name::new(name).unwrap(),
+            source: source.clone(),
+            read_only: false,
+            growth: Default::default(),
+        };
+        self.local.snapshot(want).await.unwrap().record.id
+    }
+
+    pub(crate) fn entry(&self, id: &Id) -> Option<Entry> {
+        self.local.inner.index.get(id)
+    }
+
+    /// Change what is known of a volume, as another operation would.
+    pub(crate) fn alter(&self, id: &Id, change: impl FnOnce(&mut Entry)) {
+        let mut entry = self.entry(id).unwrap();
+        change(&mut entry);
+        self.local.inner.index.put(entry);
+    }
+}
+
+/// A request for an ext4 volume in this pool.
+pub(crate) fn wanted(name: &str, pool: &str, source: Option<Source>) -> VolumeRequest {
+    VolumeRequest {
+        name: Name::new(name).unwrap(),
+        size: SizeRange {
+            required: SIZE,
+            limit: None,
+        },
+        usage: Usage {
+            mount: Some(FsType::Ext4),
+            block: false,
+        },
+        placement: Placement {
+            pool: Some(PoolName::new(pool).unwrap()),
+            ..Placement::default()
+        },
+        layout: Layout::Linear,
+        provisioning: Provisioning::Thin,
+        mkfs: Vec::new(),
+        limits: Limits::default(),
+        source,
+        read_only: false,
+    }
+}
+
+/// A pool of plain files; copies within it are instant.
+pub(crate) struct Files {
+    name: PoolName,
+    dir: PathBuf,
+    attached: Mutex<BTreeSet<Id>>,
+    /// What was last written about each volume.
+    pub(crate) written: Mutex<BTreeMap<Id, Record>>,
+    /// What is in use, and by nobody we know.
+    pub(crate) busy: Mutex<BTreeSet<Id>>,
+    /// How many more times a record cannot be written.
+    pub(crate) refusals: AtomicU32,
+}
+
+impl Files {
+    fn new(name: &str, dir: PathBuf) -> Self {
+        Self {
+            name: PoolName::new(name).unwrap(),
+            dir,
+            attached: Mutex::default(),
+            written: Mutex::default(),
+            busy: Mutex::default(),
+            refusals: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn file(&self, id: &Id) -> PathBuf {
+        self.dir.join(id.as_str())
+    }
+
+    fn make(&self, record: &Record, size: Bytes) -> Bytes {
+        let file = std::fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.file(&record.id))
+            .unwrap();
+        file.set_len(size.0).unwrap();
+        let id = record.id.clone();
+        self.written.lock().unwrap().insert(id, record.clone());
+        size
+    }
+}
+
+#[async_trait]
+impl Pool for Files {
+    fn name(&self) -> &PoolName {
+        &self.name
+    }
+
+    fn kind(&self) -> PoolKind {
+        PoolKind::File
+    }
+
+    fn vg(&self) -> Option<&str> {
+        None
+    }
+
+    fn rounded(&self, size: Bytes) -> Bytes {
+        size
+    }
+
+    fn can_snapshot(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn clones_instantly(&self, _new: &Record) -> bool {
+        true
+    }
+
+    fn creation_needs_journal(&self) -> bool {
+        false
+    }
+
+    async fn status(&self) -> Result<PoolStatus> {
+        Ok(PoolStatus {
+            name: self.name.clone(),
+            kind: PoolKind::File,
+            location: self.dir.display().to_string(),
+            media: None,
+            total: Bytes::gib(1),
+            free: Bytes::gib(1),
+            largest: Bytes::gib(1),
+            promised: Bytes(0),
+            data_percent: None,
+            metadata_percent: None,
+            volumes: 0,
+            snapshots: 0,
+            problem: None,
+        })
+    }
+
+    async fn scan(&self) -> Result<Scan> {
+        Ok(Scan::default())
+    }
+
+    async fn create(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        Ok(self.make(record, size))
+    }
+
+    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
+        std::fs::copy(self.file(&of.id), self.file(&snapshot.id)).unwrap();
+        self.make(snapshot, SIZE);
+        Ok(())
+    }
+
+    fn freezes_itself(&self) -> bool {
+        true
+    }
+
+    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
+        std::fs::copy(self.file(&source.id), self.file(&new.id)).unwrap();
+        Ok(self.make(new, size))
+    }
+
+    async fn rewrite(&self, record: &Record) -> Result<()> {
+        let refused = self
+            .refusals
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if refused.is_ok() {
+            return Err(Error::internal("no LVM command works"));
+        }
+        let id = record.id.clone();
+        self.written.lock().unwrap().insert(id, record.clone());
+        Ok(())
+    }
+
+    async fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        Ok(self.make(record, size))
+    }
+
+    async fn remove(&self, record: &Record) -> Result<Removed> {
+        let _ = std::fs::remove_file(self.file(&record.id));
+        self.written.lock().unwrap().remove(&record.id);
+        Ok(Removed::Gone)
+    }
+
+    async fn purge(&self, _leftover: &Leftover, _progress: &Arc<Progress>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn attach(&self, record: &Record, _how: Attach) -> Result<Device> {
+        self.attached.lock().unwrap().insert(record.id.clone());
+        Ok(Device::new(self.file(&record.id), SIZE))
+    }
+
+    async fn attached(&self, record: &Record) -> Result<Option<Device>> {
+        let attached = self.attached.lock().unwrap().contains(&record.id);
+        Ok(attached.then(|| Device::new(self.file(&record.id), SIZE)))
+    }
+
+    async fn detach(&self, record: &Record) -> Result<()> {
+        if self.busy.lock().unwrap().contains(&record.id) {
+            return Err(Error::precondition(format!("{} is in use", record.id)));
+        }
+        self.attached.lock().unwrap().remove(&record.id);
+        Ok(())
+    }
+
+    async fn suspend(&self, _records: &[Record]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn resume(&self, _records: &[Record]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn extend(&self, _disks: &[PathBuf], _force: bool) -> Result<()> {
+        Ok(())
+    }
+
+    async fn tend(&self) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
+    }
+}
