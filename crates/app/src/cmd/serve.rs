@@ -38,7 +38,9 @@ pub(crate) fn run(config: Option<&Path>) -> anyhow::Result<ExitCode> {
         .build()
         .context("failed to start the runtime")?;
     let served = runtime.block_on(serve(config));
-    runtime.shutdown_timeout(Duration::from_secs(2));
+    // Not shut down: that would drop operations under way in any order, and a dropped caller's
+    // command is told to end. Commands run on, as they do when the daemon is killed.
+    std::mem::forget(runtime);
     served.map(|()| ExitCode::SUCCESS)
 }
 
