@@ -19,6 +19,9 @@ use crate::config::Config;
 /// How long operations under way may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// How long callers may take to hear what their operations came to.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 pub(crate) fn run(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let config = Config::load(config)?;
     if !rustix::process::geteuid().is_root() {
@@ -84,20 +87,38 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Arc::new(move || local.ready())
     };
     let shared = Arc::new(local.clone());
-    stowage_csi::serve(
+    let mut calls = tokio::spawn(stowage_csi::serve(
         csi_socket,
         csi,
         shared.clone(),
         shared,
         ready,
         stop.clone().cancelled_owned(),
-    )
-    .await?;
+    ));
+    let died = tokio::select! {
+        died = &mut calls => Some(died),
+        () = stop.cancelled() => None,
+    };
     stop.cancel();
+    // Before the servers' end is waited for: they wait for the calls under way, among them copies
+    // that run for hours unless they are told to stop.
     local.stop(GRACE).await;
-    let _ = admin.await;
-    if let Some(web) = web {
-        web.await.context("the metrics server died")??;
+    let servers = async {
+        let _ = admin.await;
+        if let Some(web) = web {
+            web.await.context("the metrics server died")??;
+        }
+        let ended = match died {
+            Some(died) => died,
+            None => calls.await,
+        };
+        ended
+            .context("the CSI server died")?
+            .map_err(anyhow::Error::from)
+    };
+    // All work has ended or is left behind by now; what remains is to say so.
+    if let Ok(ended) = tokio::time::timeout(LAST_WORDS, servers).await {
+        ended?;
     }
     for socket in [&config.csi_socket, &config.admin_socket] {
         // Gone already is fine; the next start replaces a dead socket anyway.
