@@ -49,15 +49,7 @@ pub(crate) fn run(config: Option<&Path>) -> anyhow::Result<ExitCode> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let metrics = config.metrics_address()?;
-    let csi = stowage_csi::Config {
-        driver_name: config.driver_name.clone(),
-        vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
-        node_id: config.node_name(),
-        topology_key: config.topology_key.clone(),
-        topology_value: config.node_name(),
-        max_volumes: config.max_volumes,
-    };
-    csi.check()?;
+    let csi = config.identity()?;
     let options = Options {
         state_dir: config.state_dir.clone(),
         program: std::env::current_exe().context("failed to find this program's own file")?,
@@ -74,7 +66,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                 .with_context(|| format!("failed to listen on {address} for metrics"))?,
         ),
     };
-    tracing::info!(node = %config.node_name(), csi = %config.csi_socket.display(),
+    tracing::info!(node = %csi.node_id, csi = %config.csi_socket.display(),
         admin = %config.admin_socket.display(), pools = config.pool.len(), "serving");
     let admin = tokio::spawn(admin::server::serve(
         admin_socket,
