@@ -60,7 +60,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Snapshot(Snapshot),
     /// Copies and wipes under way.
-    Jobs,
+    Jobs {
+        /// Show how they come along, until there are none.
+        #[arg(long)]
+        watch: bool,
+    },
     /// Say what is wrong and how to mend it. Exits with 1 when something does not work.
     Doctor,
     /// Print a completion script for your shell.
@@ -183,6 +187,9 @@ pub(crate) enum Volume {
     Delete {
         /// Name or id.
         name: String,
+        /// Wait until its blocks are wiped and its space is free.
+        #[arg(long)]
+        wait: bool,
     },
     /// Make a volume that starts as a copy of another.
     Clone {
@@ -240,6 +247,15 @@ pub(crate) enum Snapshot {
         /// Volumes restored from it only read it in place, taking no space of their own.
         #[arg(long)]
         read_only: bool,
+        /// Size of its copy-on-write store at first (lvm pools); 4Gi when left out.
+        #[arg(long, value_name = "SIZE")]
+        initial_size: Option<Bytes>,
+        /// How full the store may become before it grows, 1% to 95% (lvm pools); 50% when left out.
+        #[arg(long, value_name = "PERCENT")]
+        grow_at: Option<String>,
+        /// By how much it grows (lvm pools); 1Gi when left out.
+        #[arg(long, value_name = "SIZE")]
+        grow_by: Option<Bytes>,
     },
     /// List the snapshots.
     #[command(visible_alias = "ls")]

@@ -12,10 +12,14 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use serde::de::DeserializeOwned;
+use stowage_node::Job;
 
 use crate::admin::{client, protocol::Request};
 use crate::cli::{Cli, Command, Output};
 use crate::print;
+
+/// How often work that is watched is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Where and how a command answers.
 pub(crate) struct Caller {
@@ -27,6 +31,20 @@ impl Caller {
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> anyhow::Result<T> {
         let mut bars = print::Bars::new(self.output);
         client::ask(&self.socket, request, |jobs| bars.show(jobs))
+    }
+
+    /// Show the work that is meant until none of it is left.
+    fn watch(&self, meant: impl Fn(&Job) -> bool) -> anyhow::Result<()> {
+        let mut bars = print::Bars::new(self.output);
+        loop {
+            let mut jobs: Vec<Job> = client::ask(&self.socket, &Request::Jobs, |_| ())?;
+            jobs.retain(&meant);
+            if jobs.is_empty() {
+                return Ok(());
+            }
+            bars.show(&jobs);
+            std::thread::sleep(LOOK);
+        }
     }
 }
 
@@ -40,7 +58,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Pool(command) => pool::run(&caller, command),
         Command::Volume(command) => volume::run(&caller, command),
         Command::Snapshot(command) => snapshot::run(&caller, command),
-        Command::Jobs => doctor::jobs(&caller),
+        Command::Jobs { watch } => doctor::jobs(&caller, watch),
         Command::Doctor => doctor::run(&caller),
         Command::Completions { shell } => {
             let name = "stowage";

@@ -61,25 +61,26 @@ impl Config {
     pub(crate) fn load(path: Option<&Path>) -> anyhow::Result<Self> {
         let default = Path::new(DEFAULT_PATH);
         let path = path.or_else(|| default.exists().then_some(default));
-        let mut config =
-            match path {
-                Some(path) => Self::parse(&std::fs::read_to_string(path).with_context(|| {
-                    format!("failed to read the configuration {}", path.display())
-                })?)
-                .with_context(|| format!("in {}", path.display()))?,
-                None => Self::default(),
-            };
-        if path.is_none() {
-            config.pool.push(PoolConfig {
-                name: PoolName::new("default")?,
-                kind: PoolKind::File,
-                path: Some(config.state_dir.join("pool")),
-                vg: None,
-                thin_pool: None,
-                overprovision: None,
-                wipe: None,
-            });
-        }
+        let Some(path) = path else {
+            return Self::fallback();
+        };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("failed to read the configuration {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// What holds where there is no file.
+    fn fallback() -> anyhow::Result<Self> {
+        let mut config = Self::default();
+        config.pool.push(PoolConfig {
+            name: PoolName::new("default")?,
+            kind: PoolKind::File,
+            path: Some(config.state_dir.join("pool")),
+            vg: None,
+            thin_pool: None,
+            overprovision: None,
+            wipe: None,
+        });
         Ok(config)
     }
 
@@ -128,14 +129,33 @@ impl Config {
         Ok(Some(address))
     }
 
-    /// The node's name.
-    pub(crate) fn node_name(&self) -> String {
-        self.node_name.clone().unwrap_or_else(|| {
-            rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned()
-        })
+    /// Who the driver is and where it runs.
+    pub(crate) fn identity(&self) -> anyhow::Result<stowage_csi::Config> {
+        let host = rustix::system::uname();
+        self.identity_on(&host.nodename().to_string_lossy())
+    }
+
+    fn identity_on(&self, host_name: &str) -> anyhow::Result<stowage_csi::Config> {
+        let node = self.node_name.as_deref().unwrap_or(host_name);
+        let named = |name: &str| stowage_csi::Config {
+            driver_name: self.driver_name.clone(),
+            vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_id: name.to_owned(),
+            topology_key: self.topology_key.clone(),
+            topology_value: name.to_owned(),
+            max_volumes: self.max_volumes,
+        };
+        // With a name that is certainly right, what is wrong is something else.
+        named("node").check()?;
+        let identity = named(node);
+        identity.check().with_context(|| match self.node_name {
+            Some(_) => format!("node-name: {node:?} cannot be the name of a node"),
+            None => format!(
+                "the host name {node:?} cannot be the name of a node; set node-name in the \
+                 configuration ({DEFAULT_PATH}, or --config FILE)"
+            ),
+        })?;
+        Ok(identity)
     }
 }
 
@@ -207,8 +227,44 @@ mod tests {
 
     #[test]
     fn without_a_file_there_is_one_file_pool() {
-        let config = Config::default();
-        assert!(config.pool.is_empty());
+        let config = Config::fallback().unwrap();
         assert_eq!(config.driver_name, "local.csi.aliyun.com");
+        let [pool] = config.pool.as_slice() else {
+            panic!("{:?}", config.pool)
+        };
+        pool.check().unwrap();
+        assert_eq!(pool.kind, PoolKind::File);
+        assert_eq!(
+            pool.path.as_deref(),
+            Some(Path::new("/var/lib/stowage/pool"))
+        );
+    }
+
+    #[test]
+    fn a_file_without_pools_has_none() {
+        assert!(Config::parse("max-volumes = 9\n").unwrap().pool.is_empty());
+    }
+
+    #[test]
+    fn a_name_that_no_node_can_have_is_told_by_its_key_and_where_it_came_from() {
+        let said =
+            |config: &Config, host: &str| format!("{:#}", config.identity_on(host).unwrap_err());
+        let e = said(&Config::default(), "(none)");
+        for word in ["host name", "(none)", "set node-name", DEFAULT_PATH] {
+            assert!(e.contains(word), "{word}: {e}");
+        }
+        let named = Config::parse("node-name = \"node a\"\n").unwrap();
+        let e = said(&named, "fine");
+        assert!(
+            e.contains("node-name: \"node a\"") && !e.contains("host"),
+            "{e}"
+        );
+        let driver = Config::parse("driver-name = \"9\"\n").unwrap();
+        let e = said(&driver, "fine");
+        assert!(e.contains("driver name") && !e.contains("node-name"), "{e}");
+        assert_eq!(
+            Config::default().identity_on("fine").unwrap().node_id,
+            "fine"
+        );
     }
 }

@@ -128,19 +128,24 @@ impl Bars {
     /// Show the work under way.
     pub(crate) fn show(&mut self, jobs: &[Job]) {
         let Some(multi) = &self.multi else { return };
+        let key = |job: &Job| format!("{} {}", job.what, job.subject);
+        self.bars.retain(|shown, bar| {
+            let goes_on = jobs.iter().any(|job| key(job) == *shown);
+            if !goes_on {
+                bar.finish_and_clear();
+            }
+            goes_on
+        });
         for job in jobs.iter().filter(|job| job.total.0 > 0) {
-            let bar = self
-                .bars
-                .entry(format!("{} {}", job.what, job.subject))
-                .or_insert_with(|| {
-                    let bar = multi.add(ProgressBar::new(job.total.0));
-                    let style = ProgressStyle::with_template(
-                        "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-                    );
-                    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-                    bar.set_message(job.what.clone());
-                    bar
-                });
+            let bar = self.bars.entry(key(job)).or_insert_with(|| {
+                let bar = multi.add(ProgressBar::new(job.total.0));
+                let style = ProgressStyle::with_template(
+                    "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+                );
+                bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                bar.set_message(key(job));
+                bar
+            });
             bar.set_position(job.done.0);
         }
     }

@@ -26,6 +26,7 @@ pub struct Cmd {
     pub(crate) args: Vec<OsString>,
     pub(crate) stdin: Option<Vec<u8>>,
     pub(crate) timeout: Duration,
+    pub(crate) spared: bool,
 }
 
 impl Cmd {
@@ -36,6 +37,7 @@ impl Cmd {
             args: Vec::new(),
             stdin: None,
             timeout: DEFAULT_TIMEOUT,
+            spared: false,
         }
     }
 
@@ -64,6 +66,15 @@ impl Cmd {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Never sends SIGKILL: after SIGTERM its end is waited for, up to ten minutes. For what leaves
+    /// the machine worse than a late answer does when it is cut off, as LVM does between suspending
+    /// a device and resuming it.
+    #[must_use]
+    pub fn spared(mut self) -> Self {
+        self.spared = true;
         self
     }
 

@@ -123,15 +123,17 @@ fn attach_to(
 
 /// The loop devices `file` is attached to, sorted.
 ///
-/// Compared by device and inode number, because `loop/backing_file` in sysfs shows the path as it
-/// was at attach time, cut at a page and with " (deleted)" appended. Only where `file` is gone is
-/// that path what is compared.
+/// Compared by device and inode number, because what `loop/backing_file` in sysfs shows depends on
+/// where the file system is mounted for whom. It is looked at first all the same: opening a
+/// device waits for whatever is being done to it, and one that is dying would stall every volume.
+/// Where `file` is gone that path is all there is to compare.
 ///
 /// # Errors
 /// If sysfs or `file` cannot be read; devices that go meanwhile are left out.
 pub fn find(file: &Path) -> Result<Vec<PathBuf>, FsError> {
-    let identity = match fs::metadata(file) {
-        Ok(metadata) => Some((Devno::from_stat(metadata.dev()), metadata.ino())),
+    let there = fs::canonicalize(file).and_then(|real| Ok((fs::metadata(&real)?, real)));
+    let there = match there {
+        Ok((metadata, real)) => Some(((Devno::from_stat(metadata.dev()), metadata.ino()), real)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(FsError::new("look at", file, error)),
     };
@@ -143,16 +145,18 @@ pub fn find(file: &Path) -> Result<Vec<PathBuf>, FsError> {
         let Ok(backing) = fs::read_to_string(root.join(&name).join("loop/backing_file")) else {
             continue;
         };
+        let backing = backing.trim_end_matches('\n');
+        let backing = Path::new(backing.strip_suffix(" (deleted)").unwrap_or(backing));
         let device = Path::new("/dev").join(&name);
-        let matches = match identity {
-            Some((dev, ino)) => File::open(&device)
-                .ok()
-                .and_then(|fd| abi::status(&fd).ok())
-                .is_some_and(|status| status.inode == ino && status.devno() == dev),
-            None => {
-                let backing = backing.trim_end_matches('\n');
-                Path::new(backing.strip_suffix(" (deleted)").unwrap_or(backing)) == file
+        let matches = match &there {
+            Some(((dev, ino), real)) => {
+                named_alike(backing, real)
+                    && File::open(&device)
+                        .ok()
+                        .and_then(|fd| abi::status(&fd).ok())
+                        .is_some_and(|status| status.inode == *ino && status.devno() == *dev)
             }
+            None => backing == file,
         };
         if matches {
             found.push(device);
@@ -160,6 +164,12 @@ pub fn find(file: &Path) -> Result<Vec<PathBuf>, FsError> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Whether two paths may name one file: the kernel shows the name a file has at the moment, below
+/// the mount point it was opened through. Its directory's name is what tells volumes apart.
+fn named_alike(one: &Path, other: &Path) -> bool {
+    one.iter().rev().take(2).eq(other.iter().rev().take(2))
 }
 
 /// Detaches; a device with nothing attached, or gone, is fine. While the device is in use the

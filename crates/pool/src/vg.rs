@@ -25,7 +25,7 @@ pub(crate) mod watch;
 #[cfg(test)]
 pub(crate) mod samples;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -60,7 +60,8 @@ pub(crate) struct Vg {
     seen: Mutex<Seen>,
 }
 
-/// What is remembered between calls; nothing in it is needed for correctness but `changes`.
+/// What is remembered between calls; nothing in it is needed for correctness but `changes` and
+/// `held`.
 struct Seen {
     report: Option<(Instant, Arc<Report>)>,
     /// The last look, however old.
@@ -70,6 +71,8 @@ struct Seen {
     extent: Bytes,
     /// Tags of LVs as last read or written.
     tags: HashMap<String, Vec<String>>,
+    /// LVs whose writers we hold on purpose.
+    held: HashSet<String>,
     problem: Option<String>,
     ailing: Vec<Finding>,
 }
@@ -90,6 +93,7 @@ impl Vg {
             changes: 0,
             extent: USUAL_EXTENT,
             tags: HashMap::new(),
+            held: HashSet::new(),
             problem: None,
             ailing: Vec::new(),
         };
@@ -235,12 +239,26 @@ impl Vg {
         })
     }
 
-    /// Run one command that changes the group.
+    /// Run one command that changes the group. It is never killed: LVM that dies between
+    /// suspending a device and resuming it leaves whoever uses the device hanging.
     pub(crate) async fn change(&self, cmd: Cmd) -> Result<(), CmdError> {
         self.forget_report();
-        let ran = self.runner.run(cmd.timeout(CHANGE)).await;
+        let ran = self.runner.run(cmd.timeout(CHANGE).spared()).await;
         self.forget_report();
+        if ran.is_err() {
+            self.let_go().await;
+        }
         ran.map(drop)
+    }
+
+    /// Note that the writers of an LV are held on purpose, or are so no longer.
+    pub(crate) fn note_held(&self, lv: &str, held: bool) {
+        let mut seen = self.seen();
+        if held {
+            seen.held.insert(lv.to_owned());
+        } else {
+            seen.held.remove(lv);
+        }
     }
 
     /// The group as it was when last looked at, however long ago; changes by us since are not in

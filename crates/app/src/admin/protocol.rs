@@ -58,6 +58,9 @@ pub(crate) enum Request {
         volume: String,
         name: String,
         read_only: bool,
+        /// VolumeSnapshotClass parameters.
+        #[serde(default)]
+        parameters: Vec<(String, String)>,
     },
     SnapshotList,
     SnapshotDelete {

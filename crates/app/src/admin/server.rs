@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 use stowage_model::id::Role;
-use stowage_model::params::{ClassParams, Map, Origin};
-use stowage_model::request::{SizeRange, SnapshotGrowth, Source, Usage};
+use stowage_model::params::{ClassParams, Map, Origin, SnapshotParams};
+use stowage_model::request::{SizeRange, Source, Usage};
 use stowage_model::{
     Bytes, Error, FsType, Id, Kind, LimitsChange, Name, PoolName, Result, SnapshotRequest,
     VolumeRequest, Volumes,
@@ -139,6 +139,15 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
         }
         Request::VolumeGrow { name, size } => {
             let id = existing(local, &name).await?;
+            // An orchestrator is told that its volume is large enough; a person who wanted it
+            // smaller must hear that it is not.
+            if local.exceeds(&id, size)? {
+                return Err(Error::out_of_range(format!(
+                    "volume {name:?} is {} already and volumes never shrink; name a larger size, \
+                     or copy what is on it to a smaller volume",
+                    local.volume(&id).await?.size
+                )));
+            }
             local.grow(&id, SizeRange::new(size, None)?).await?;
             local.expand_if_mounted(&id).await?;
             value(show(local, &id).await?)
@@ -186,12 +195,14 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
             volume,
             name,
             read_only,
+            parameters,
         } => {
+            let class = SnapshotParams::parse(&parameters.into_iter().collect())?;
             let want = SnapshotRequest {
                 name: Name::new(name)?,
                 source: existing(local, &volume).await?,
-                read_only,
-                growth: SnapshotGrowth::default(),
+                read_only: read_only || class.read_only,
+                growth: class.growth,
             };
             value(SnapshotView::from(&local.snapshot(want).await?))
         }

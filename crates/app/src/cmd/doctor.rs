@@ -23,7 +23,7 @@ struct Finding {
 }
 
 /// Programs the daemon runs, and the Debian packages that hold them.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 10] = [
     ("blkid", "util-linux"),
     ("mkfs.ext4", "e2fsprogs"),
     ("resize2fs", "e2fsprogs"),
@@ -33,13 +33,15 @@ const TOOLS: [(&str, &str); 9] = [
     ("btrfstune", "btrfs-progs"),
     ("lvm", "lvm2"),
     ("dmsetup", "dmsetup"),
+    // LVM runs it when a thin pool is activated, and refuses the pool where it is missing.
+    ("thin_check", "thin-provisioning-tools"),
 ];
 
 /// Where the daemon looks for programs.
 const PATH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 pub(crate) fn run(caller: &Caller) -> anyhow::Result<ExitCode> {
-    let mut findings = missing_tools();
+    let mut findings = missing_tools(&PATH.map(Path::new));
     match caller.ask::<Vec<Finding>>(&Request::Doctor) {
         Ok(told) => findings.extend(told),
         Err(e) => findings.push(Finding {
@@ -74,8 +76,8 @@ pub(crate) fn run(caller: &Caller) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn missing_tools() -> Vec<Finding> {
-    let missing = |tool: &str| !PATH.iter().any(|dir| Path::new(dir).join(tool).exists());
+fn missing_tools(dirs: &[&Path]) -> Vec<Finding> {
+    let missing = |tool: &str| !dirs.iter().any(|dir| dir.join(tool).exists());
     TOOLS
         .iter()
         .filter(|(tool, _)| missing(tool))
@@ -89,7 +91,10 @@ fn missing_tools() -> Vec<Finding> {
         .collect()
 }
 
-pub(crate) fn jobs(caller: &Caller) -> anyhow::Result<ExitCode> {
+pub(crate) fn jobs(caller: &Caller, watch: bool) -> anyhow::Result<ExitCode> {
+    if watch {
+        caller.watch(|_| true)?;
+    }
     let jobs: Vec<Job> = caller.ask(&Request::Jobs)?;
     print::list(caller.output, &jobs, || {
         let mut table = Table::new(["WORK", "SUBJECT", "DONE", "TOTAL"]);
@@ -103,4 +108,26 @@ pub(crate) fn jobs(caller: &Caller) -> anyhow::Result<ExitCode> {
         }
         table
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_its_package() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dirs = [one.path(), other.path()];
+        assert_eq!(missing_tools(&dirs).len(), TOOLS.len());
+        for (at, (tool, _)) in TOOLS.iter().enumerate() {
+            std::fs::write(dirs[at % 2].join(tool), "").unwrap();
+        }
+        assert!(missing_tools(&dirs).is_empty());
+        for dir in dirs {
+            let _ = std::fs::remove_file(dir.join("thin_check"));
+        }
+        let [finding] = missing_tools(&dirs).try_into().unwrap();
+        assert_eq!(finding.subject, "thin_check");
+        assert_eq!(finding.mend, "apt-get install thin-provisioning-tools");
+    }
 }

@@ -19,6 +19,9 @@ use crate::config::Config;
 /// How long operations under way may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// How long callers may take to hear what their operations came to.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 pub(crate) fn run(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let config = Config::load(config)?;
     if !rustix::process::geteuid().is_root() {
@@ -38,21 +41,15 @@ pub(crate) fn run(config: Option<&Path>) -> anyhow::Result<ExitCode> {
         .build()
         .context("failed to start the runtime")?;
     let served = runtime.block_on(serve(config));
-    runtime.shutdown_timeout(Duration::from_secs(2));
+    // Not shut down: that would drop operations under way in any order, and a dropped caller's
+    // command is told to end. Commands run on, as they do when the daemon is killed.
+    std::mem::forget(runtime);
     served.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let metrics = config.metrics_address()?;
-    let csi = stowage_csi::Config {
-        driver_name: config.driver_name.clone(),
-        vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
-        node_id: config.node_name(),
-        topology_key: config.topology_key.clone(),
-        topology_value: config.node_name(),
-        max_volumes: config.max_volumes,
-    };
-    csi.check()?;
+    let csi = config.identity()?;
     let options = Options {
         state_dir: config.state_dir.clone(),
         program: std::env::current_exe().context("failed to find this program's own file")?,
@@ -69,7 +66,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                 .with_context(|| format!("failed to listen on {address} for metrics"))?,
         ),
     };
-    tracing::info!(node = %config.node_name(), csi = %config.csi_socket.display(),
+    tracing::info!(node = %csi.node_id, csi = %config.csi_socket.display(),
         admin = %config.admin_socket.display(), pools = config.pool.len(), "serving");
     let admin = tokio::spawn(admin::server::serve(
         admin_socket,
@@ -82,20 +79,38 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Arc::new(move || local.ready())
     };
     let shared = Arc::new(local.clone());
-    stowage_csi::serve(
+    let mut calls = tokio::spawn(stowage_csi::serve(
         csi_socket,
         csi,
         shared.clone(),
         shared,
         ready,
         stop.clone().cancelled_owned(),
-    )
-    .await?;
+    ));
+    let died = tokio::select! {
+        died = &mut calls => Some(died),
+        () = stop.cancelled() => None,
+    };
     stop.cancel();
+    // Before the servers' end is waited for: they wait for the calls under way, among them copies
+    // that run for hours unless they are told to stop.
     local.stop(GRACE).await;
-    let _ = admin.await;
-    if let Some(web) = web {
-        web.await.context("the metrics server died")??;
+    let servers = async {
+        let _ = admin.await;
+        if let Some(web) = web {
+            web.await.context("the metrics server died")??;
+        }
+        let ended = match died {
+            Some(died) => died,
+            None => calls.await,
+        };
+        ended
+            .context("the CSI server died")?
+            .map_err(anyhow::Error::from)
+    };
+    // All work has ended or is left behind by now; what remains is to say so.
+    if let Ok(ended) = tokio::time::timeout(LAST_WORDS, servers).await {
+        ended?;
     }
     for socket in [&config.csi_socket, &config.admin_socket] {
         // Gone already is fine; the next start replaces a dead socket anyway.

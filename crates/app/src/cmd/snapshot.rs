@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use stowage_model::Bytes;
+
 use super::{Caller, volume};
 use crate::admin::protocol::{Request, SnapshotView};
 use crate::cli::{Output, Snapshot};
@@ -13,11 +15,25 @@ pub(crate) fn run(caller: &Caller, command: Snapshot) -> anyhow::Result<ExitCode
             volume,
             name,
             read_only,
+            initial_size,
+            grow_at,
+            grow_by,
         } => {
+            let bytes = |size: Option<Bytes>| size.map(|size| size.0.to_string());
+            let parameters = [
+                ("snapshotInitialSize", bytes(initial_size)),
+                ("snapshotExpansionThreshold", grow_at),
+                ("snapshotExpansionSize", bytes(grow_by)),
+            ];
+            let parameters = parameters
+                .into_iter()
+                .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+                .collect();
             let made: SnapshotView = caller.ask(&Request::SnapshotCreate {
                 volume,
                 name,
                 read_only,
+                parameters,
             })?;
             match caller.output {
                 Output::Json => print::json(&made),

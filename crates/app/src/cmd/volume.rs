@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use stowage_model::Limits;
+use stowage_node::Job;
 
 use super::Caller;
 use crate::admin::protocol::{Request, VolumeCreate, VolumeView};
@@ -17,10 +18,7 @@ pub(crate) fn run(caller: &Caller, command: Volume) -> anyhow::Result<ExitCode> 
             let volumes: Vec<VolumeView> = caller.ask(&Request::VolumeList)?;
             return show(caller, &volumes);
         }
-        Volume::Delete { name } => {
-            let () = caller.ask(&Request::VolumeDelete { name: name.clone() })?;
-            return print::done(caller.output, &format!("volume {name} deleted"));
-        }
+        Volume::Delete { name, wait } => return delete(caller, name, wait),
         Volume::Create(want) => Request::VolumeCreate(create(want)),
         Volume::Show { name } => Request::VolumeShow { name },
         Volume::Grow { name, size } => Request::VolumeGrow { name, size },
@@ -55,6 +53,24 @@ pub(crate) fn run(caller: &Caller, command: Volume) -> anyhow::Result<ExitCode> 
         }
     };
     one(caller, &request)
+}
+
+fn delete(caller: &Caller, name: String, wait: bool) -> anyhow::Result<ExitCode> {
+    let wipes = || -> anyhow::Result<Vec<String>> {
+        let jobs: Vec<Job> = caller.ask(&Request::Jobs)?;
+        let wipes = jobs.into_iter().filter(|job| job.what == "wipe");
+        Ok(wipes.map(|job| job.subject).collect())
+    };
+    let before = if wait { wipes()? } else { Vec::new() };
+    let said = format!("volume {name} deleted");
+    let () = caller.ask(&Request::VolumeDelete { name })?;
+    if wait {
+        // Wipes bear names of the pool's own; the volume's is among those that came with it.
+        let ours = wipes()?;
+        let ours: Vec<_> = ours.iter().filter(|wipe| !before.contains(wipe)).collect();
+        caller.watch(|job| job.what == "wipe" && ours.contains(&&job.subject))?;
+    }
+    print::done(caller.output, &said)
 }
 
 /// Make a volume from a snapshot or volume.

@@ -231,7 +231,11 @@ pub fn grows_unmounted(rig: &Rig, fs: &str) {
 /// A smaller size is no growth, and no copy is smaller than its source.
 pub fn never_shrinks(rig: &Rig) {
     create(rig, "v", "ext4", "128Mi");
-    let still = rig.ok(&["volume", "grow", "v", "64Mi"]);
+    for smaller in ["64Mi", "100Mi"] {
+        rig.run(&["volume", "grow", "v", smaller])
+            .fails_with(&["128Mi already", "never shrink"]);
+    }
+    let still = rig.ok(&["volume", "grow", "v", "128Mi"]);
     assert_eq!(still["size"], json!(128 << 20));
     snapshot(rig, "v", "s");
     for args in [

@@ -1,30 +1,33 @@
 //! The real runner: processes of this machine.
 
 use std::ffi::OsStr;
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::process::{ExitStatus, Stdio};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Cmd, CmdError, Output, Runner, package_of};
 use crate::lock::DaemonLock;
 
-/// After SIGTERM: LVM blocks it in its critical sections (devices suspended) and ends after them.
+/// From SIGTERM to SIGKILL, and from there until a command in the kernel's hands is left behind.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A command that ended may leave a daemon behind which still holds its stdout.
-const LINGER: Duration = Duration::from_millis(500);
+/// How often a spared command that was told to end is waited for, and how long each time.
+const REPORTS: u32 = 20;
+const REPORT_EVERY: Duration = Duration::from_secs(30);
 
 /// More than any report of LVM for 10 000 volumes; a bound all the same.
-const MAX_OUTPUT: usize = 16 << 20;
+const MAX_OUTPUT: u64 = 16 << 20;
 
 /// The host's system directories; not the caller's PATH, so that nothing can be slipped in.
 const SEARCH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -32,7 +35,9 @@ const SEARCH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Runs commands with a cleared environment, `/` as directory, and a process group of their own
 /// (so that a time-out also reaches their children, and ^C at a terminal does not).
 ///
-/// If the caller's future is dropped, the command is ended as by a time-out, in the background.
+/// If the caller's future is dropped, the command is ended as by a time-out, in the background. If
+/// the runtime ends or this process dies, the command runs to its end: what it does may be harmful
+/// to leave half done. Its output goes to memory files, not pipes, so that no SIGPIPE ends it then.
 #[derive(Debug, Default)]
 pub struct System {
     held: Option<OwnedFd>,
@@ -64,7 +69,7 @@ impl System {
         std::env::split_paths(SEARCH).any(|dir| dir.join(program.as_ref()).is_file())
     }
 
-    fn spawn(&self, cmd: &Cmd) -> io::Result<Child> {
+    fn spawn(&self, cmd: &Cmd, out: &Capture, err: &Capture) -> io::Result<Child> {
         let stdin = match (&cmd.stdin, &self.held) {
             (Some(_), _) => Stdio::piped(),
             (None, Some(held)) => held.try_clone()?.into(),
@@ -80,10 +85,10 @@ impl System {
             .env("LVM_SUPPRESS_FD_WARNINGS", "1")
             .current_dir("/")
             .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(out.stdio()?)
+            .stderr(err.stdio()?)
             .process_group(0)
-            .kill_on_drop(true);
+            .kill_on_drop(false);
         if let Some(dir) = std::env::var_os("LVM_SYSTEM_DIR") {
             command.env("LVM_SYSTEM_DIR", dir);
         }
@@ -95,14 +100,20 @@ impl System {
 impl Runner for System {
     async fn run(&self, cmd: Cmd) -> Result<Output, CmdError> {
         let argv = cmd.argv();
-        let child = match self.spawn(&cmd) {
+        let io_error = |source| CmdError::Io {
+            argv: argv.clone(),
+            source,
+        };
+        let out = Capture::new().map_err(io_error)?;
+        let err = Capture::new().map_err(io_error)?;
+        let child = match self.spawn(&cmd, &out, &err) {
             Ok(child) => child,
             Err(source) if source.kind() == io::ErrorKind::NotFound => {
                 let program = cmd.program.to_string_lossy().into_owned();
                 let package = package_of(&program).to_owned();
                 return Err(CmdError::Missing { program, package });
             }
-            Err(source) => return Err(CmdError::Io { argv, source }),
+            Err(source) => return Err(io_error(source)),
         };
         // The child is watched by a task of its own: a caller that gives up drops `alive`, and
         // the task still has the time to end the child gently.
@@ -114,79 +125,79 @@ impl Runner for System {
         let ended = watched
             .map_err(io::Error::other)
             .and_then(|ended| ended)
-            .map_err(|source| CmdError::Io {
-                argv: argv.clone(),
-                source,
-            })?;
+            .map_err(io_error)?;
         // Secrets are never in argv, so it may be told.
         tracing::debug!(command.argv = ?argv, command.took = ?started.elapsed(), "command ended");
-        match ended {
-            Ended::Exit(status, output) if status.success() => Ok(output),
-            Ended::Exit(status, output) => Err(CmdError::Failed {
-                argv,
-                code: status.code(),
-                stderr: output.stderr,
-            }),
-            Ended::TimedOut => Err(CmdError::TimedOut { argv, after }),
+        let Some(status) = ended else {
+            return Err(CmdError::TimedOut { argv, after });
+        };
+        let stdout = out.text().map_err(io_error)?;
+        let stderr = err.text().map_err(io_error)?;
+        if status.success() {
+            return Ok(Output { stdout, stderr });
         }
+        Err(CmdError::Failed {
+            argv,
+            code: status.code(),
+            stderr,
+        })
     }
 }
 
-enum Ended {
-    Exit(ExitStatus, Output),
-    TimedOut,
-}
-
-async fn watch(mut child: Child, cmd: Cmd, gone: oneshot::Receiver<()>) -> io::Result<Ended> {
-    let deadline = Instant::now() + cmd.timeout;
-    let (out, err) = (Capture::default(), Capture::default());
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+/// How the command ended by itself; none if it ran too long or nobody waits for it.
+async fn watch(
+    mut child: Child,
+    cmd: Cmd,
+    gone: oneshot::Receiver<()>,
+) -> io::Result<Option<ExitStatus>> {
+    let (stdin, bytes) = (child.stdin.take(), cmd.stdin.as_deref());
     let feed = async {
-        if let (Some(mut pipe), Some(bytes)) = (stdin, cmd.stdin) {
+        if let (Some(mut pipe), Some(bytes)) = (stdin, bytes) {
             // A command that does not want all of its input says so with its exit code.
-            let _ = pipe.write_all(&bytes).await;
+            let _ = pipe.write_all(bytes).await;
         }
     };
-    let streams = async { tokio::join!(feed, out.fill(stdout), err.fill(stderr)) };
-    tokio::pin!(streams, gone);
-    let mut drained = None;
-    let status = loop {
+    let too_long = sleep(cmd.timeout);
+    tokio::pin!(feed, too_long, gone);
+    let mut fed = false;
+    loop {
         tokio::select! {
-            status = child.wait() => break status?,
-            results = &mut streams, if drained.is_none() => drained = Some(results),
-            () = sleep_until(deadline) => {
-                end(&mut child).await?;
-                return Ok(Ended::TimedOut);
-            }
-            _ = &mut gone => {
-                end(&mut child).await?;
-                return Ok(Ended::TimedOut);
-            }
+            status = child.wait() => return status.map(Some),
+            () = &mut feed, if !fed => fed = true,
+            () = &mut too_long => break,
+            _ = &mut gone => break,
         }
-    };
-    if drained.is_none() {
-        drained = timeout(LINGER, &mut streams).await.ok();
     }
-    if let Some(((), stdout, stderr)) = drained {
-        stdout.and(stderr)?;
-    }
-    Ok(Ended::Exit(
-        status,
-        Output {
-            stdout: out.text(),
-            stderr: err.text(),
-        },
-    ))
+    end(&mut child, &cmd).await;
+    Ok(None)
 }
 
-/// SIGTERM to the group, SIGKILL after the grace, and the exit status collected.
-async fn end(child: &mut Child) -> io::Result<()> {
+/// SIGTERM to the group, and SIGKILL after the grace unless the command is spared. LVM blocks
+/// SIGTERM while devices are suspended and ends after that.
+///
+/// The wait is bounded even then: a process may hang in the kernel for good. It is left behind,
+/// keeps the daemon's lock, and is collected whenever it ends.
+async fn end(child: &mut Child, cmd: &Cmd) {
     signal(child, Signal::TERM);
-    if timeout(GRACE, child.wait()).await.is_err() {
+    if cmd.spared {
+        for _ in 0..REPORTS {
+            if timeout(REPORT_EVERY, child.wait()).await.is_ok() {
+                return;
+            }
+            tracing::warn!(command.argv = ?cmd.argv(), command.pid = child.id(),
+                "a command was told to end and does not; still waiting");
+        }
+    } else {
+        if timeout(GRACE, child.wait()).await.is_ok() {
+            return;
+        }
         signal(child, Signal::KILL);
-        child.wait().await?;
+        if timeout(GRACE, child.wait()).await.is_ok() {
+            return;
+        }
     }
-    Ok(())
+    tracing::error!(command.argv = ?cmd.argv(), command.pid = child.id(),
+        "a command cannot be ended and is left behind");
 }
 
 fn signal(child: &Child, signal: Signal) {
@@ -201,44 +212,32 @@ fn signal(child: &Child, signal: Signal) {
     }
 }
 
-/// Bytes read so far, readable even if the stream never ends.
-#[derive(Default)]
-struct Capture(Mutex<Vec<u8>>);
+/// What a command writes to one of its streams. The file's offset, which the command shares, tells
+/// how much that is; its size is sealed at the bound, so that writing beyond fails.
+struct Capture(File);
 
 impl Capture {
-    async fn fill(&self, stream: Option<impl AsyncRead + Unpin>) -> io::Result<()> {
-        let Some(mut stream) = stream else {
-            return Ok(());
-        };
-        let mut chunk = vec![0; 64 << 10];
-        let mut fits = true;
-        loop {
-            let read = stream.read(&mut chunk).await?;
-            if read == 0 {
-                break;
-            }
-            let mut held = self.lock();
-            fits = fits && held.len() + read <= MAX_OUTPUT;
-            // Beyond the bound the stream is drained, not kept: the command must not block.
-            if fits {
-                held.extend_from_slice(&chunk[..read]);
-            }
-        }
-        if fits {
-            Ok(())
-        } else {
-            Err(io::Error::other("it wrote more than 16 MiB"))
-        }
+    fn new() -> io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(memfd_create("stowage-command", flags)?);
+        file.set_len(MAX_OUTPUT)?;
+        fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK)?;
+        Ok(Self(file))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn stdio(&self) -> io::Result<Stdio> {
+        Ok(self.0.try_clone()?.into())
     }
 
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.lock()).into_owned()
+    /// What was written by now; a daemon that the command left behind may go on.
+    fn text(&self) -> io::Result<String> {
+        let written = (&self.0).stream_position()?;
+        if written >= MAX_OUTPUT {
+            return Err(io::Error::other("it wrote more than 16 MiB"));
+        }
+        let mut bytes = vec![0; usize::try_from(written).map_err(io::Error::other)?];
+        self.0.read_exact_at(&mut bytes, 0)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
 

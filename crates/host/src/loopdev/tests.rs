@@ -72,6 +72,38 @@ fn find_goes_by_identity_not_by_name() {
 }
 
 #[test]
+fn only_devices_of_a_file_so_named_are_opened() {
+    let wanted = Path::new("/pool/volumes/v-1/data");
+    for (backing, alike) in [
+        ("/pool/volumes/v-1/data", true),
+        // Seen through another mount point.
+        ("/mnt/volumes/v-1/data", true),
+        ("/pool/volumes/v-2/data", false),
+        ("/pool/volumes/v-1/other", false),
+        ("data", false),
+    ] {
+        assert_eq!(named_alike(Path::new(backing), wanted), alike, "{backing}");
+    }
+    // A file system that is mounted nowhere any more has this as its root.
+    assert!(named_alike(Path::new("/data"), Path::new("/data")));
+}
+
+#[test]
+fn a_file_is_found_through_a_symlink() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 1 << 20);
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let options = Options {
+        autoclear: true,
+        ..Options::default()
+    };
+    let device = attach(&link, options).unwrap();
+    assert_eq!(find(&link).unwrap(), std::slice::from_ref(&device.path));
+    assert_eq!(find(&path).unwrap(), std::slice::from_ref(&device.path));
+}
+
+#[test]
 fn autoclear_detaches_with_the_last_user() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(&dir, 128 << 20);

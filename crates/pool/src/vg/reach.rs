@@ -6,7 +6,7 @@ use stowage_model::error::Context as _;
 use stowage_model::{Bytes, Error, Result};
 
 use super::dm::Node;
-use super::{Vg, names, says};
+use super::{Lv, Report, Vg, names, says};
 use crate::Device;
 
 impl Vg {
@@ -113,6 +113,7 @@ impl Vg {
             if !self.is_active(lv)? || self.is_suspended(lv)? {
                 continue;
             }
+            self.note_held(lv, true);
             let cmd = Cmd::new("dmsetup").args(["suspend", &self.dm(lv)]);
             if let Err(error) = self.runner().run(cmd).await {
                 self.resume(lvs).await?;
@@ -139,6 +140,7 @@ impl Vg {
         let held: Vec<_> = ours.into_iter().filter(Node::is_suspended).collect();
         let mut first = Ok(());
         for lv in lvs {
+            self.note_held(lv, false);
             let dm = self.dm(lv);
             if !held.iter().any(|node| node.name == dm) {
                 continue;
@@ -153,6 +155,61 @@ impl Vg {
             first = first.and(resumed);
         }
         first
+    }
+
+    /// Let writers go on whom a command that failed left held. The caller has the turn.
+    ///
+    /// Nothing of it is an error: the command's own is what the caller hears.
+    pub(super) async fn let_go(&self) {
+        let group = names::dm(self.name(), "");
+        let looks = || self.devices().beginning(&group);
+        if !looks().is_ok_and(|nodes| nodes.iter().any(Node::is_suspended)) {
+            return;
+        }
+        // Waits for LVM's lock: what another command of LVM holds for its own work is not ours to
+        // let go. Where it cannot be had, the one that failed may still be at it.
+        let Ok(report) = self.report().await else {
+            tracing::warn!(
+                vg = self.name(),
+                "devices are suspended and LVM does not answer"
+            );
+            return;
+        };
+        let stuck: Vec<String> = looks()
+            .into_iter()
+            .flatten()
+            .filter(Node::is_suspended)
+            .map(|node| node.name)
+            .collect();
+        for dm in self.own_devices(&report) {
+            if !stuck.contains(&dm) {
+                continue;
+            }
+            tracing::warn!(
+                device = dm,
+                "a failed command left a device suspended; resuming it"
+            );
+            let resume = Cmd::new("dmsetup").args(["resume", &dm]);
+            if let Err(error) = self.runner().run(resume).await {
+                tracing::error!(device = dm, error = %error, "its writers stay held");
+            }
+        }
+    }
+
+    /// The devices of this pool's LVs, those below before those they carry, without those we hold
+    /// on purpose.
+    fn own_devices(&self, report: &Report) -> Vec<String> {
+        let layer = |lv: &str, layer| names::dm_layer(self.name(), lv, layer);
+        let mut all: Vec<_> = self.thin_pool.iter().map(|tp| layer(tp, "tpool")).collect();
+        let ours = |lv: &&Lv| names::id(&lv.name).is_some() || names::is_condemned(&lv.name);
+        let of_pool = report.lvs.iter().filter(|lv| lv.pool == self.thin_pool);
+        for lv in of_pool.filter(ours) {
+            all.extend([layer(&lv.name, "cow"), layer(&lv.name, "real")]);
+            if !self.seen().held.contains(&lv.name) {
+                all.push(self.dm(&lv.name));
+            }
+        }
+        all
     }
 
     fn is_active(&self, lv: &str) -> Result<bool> {

@@ -52,6 +52,66 @@ async fn a_group_without_a_disk_is_a_problem() {
     assert_eq!(vg.whole(&report).unwrap_err().kind(), Kind::Precondition);
 }
 
+/// In [`GROUP`] a thick volume with a snapshot.
+const ORIGIN: &str = "stowage-v-4c94485e0c21ae6c41ce1dfe7b6bface";
+/// In [`GROUP`] a volume of the thin pool `tp`.
+const THIN: &str = "stowage-v-6bde0b830d8bd56dea61c5c1cb648c7f";
+
+#[tokio::test]
+async fn a_change_that_fails_leaves_no_writers_held() {
+    let origin = names::dm("vg-0", ORIGIN);
+    let real = names::dm_layer("vg-0", ORIGIN, "real");
+    let others = names::dm("vg-0", THIN);
+    let (_root, devices) = dm::fake::sysfs(&[
+        (&origin, true, 0),
+        (&real, true, 0),
+        (&others, true, 0),
+        ("vg--0-root", true, 0),
+    ]);
+    let script = Script::new()
+        .times_out(&["lvremove", "-y", "-q", "-f", "vg-0/x"])
+        .report(GROUP)
+        .does(&format!("dmsetup resume {real}"))
+        .does(&format!("dmsetup resume {origin}"));
+    let e = vg(script, devices).lvremove("x").await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Internal);
+}
+
+#[tokio::test]
+async fn a_thin_pool_is_let_go_before_its_volumes() {
+    let (tpool, thin) = (
+        names::dm_layer("vg-0", "tp", "tpool"),
+        names::dm("vg-0", THIN),
+    );
+    let origin = names::dm("vg-0", ORIGIN);
+    let (_root, devices) =
+        dm::fake::sysfs(&[(&thin, true, 0), (&tpool, true, 0), (&origin, true, 0)]);
+    let script = Script::new()
+        .refuses("lvremove -y -q -f vg-0/x", "  disk on fire")
+        .report(GROUP)
+        .does(&format!("dmsetup resume {tpool}"))
+        .does(&format!("dmsetup resume {thin}"));
+    let vg = vg(script, devices).of_thin_pool("tp");
+    vg.lvremove("x").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn what_is_held_for_a_snapshot_stays_held_when_another_change_fails() {
+    let origin = names::dm("vg-0", ORIGIN);
+    let (root, devices) = dm::fake::sysfs(&[(&origin, false, 0)]);
+    let lvs = [ORIGIN.to_owned()];
+    let script = Script::new()
+        .does(&format!("dmsetup suspend {origin}"))
+        .refuses("lvremove -y -q -f vg-0/x", "  disk on fire")
+        .report(GROUP)
+        .does(&format!("dmsetup resume {origin}"));
+    let vg = vg(script, devices);
+    vg.suspend(&lvs).await.unwrap();
+    std::fs::write(root.path().join("dm-0/dm/suspended"), "1\n").unwrap();
+    vg.lvremove("x").await.unwrap_err();
+    vg.resume(&lvs).await.unwrap();
+}
+
 #[tokio::test]
 async fn tags_change_in_one_commit_and_only_where_they_differ() {
     let script =

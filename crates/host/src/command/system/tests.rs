@@ -59,7 +59,7 @@ async fn a_time_out_ends_gently_and_with_the_children() {
         note.display()
     );
     let error = System::new()
-        .run(sh(&script).timeout(Duration::from_millis(300)))
+        .run(sh(&script).timeout(Duration::from_millis(300)).spared())
         .await;
     assert!(matches!(error, Err(CmdError::TimedOut { .. })), "{error:?}");
     assert_eq!(std::fs::read_to_string(note).unwrap(), "left\n");
@@ -99,6 +99,45 @@ async fn giving_up_ends_the_command_gently() {
         }
     }
     panic!("the command was not told to end");
+}
+
+#[tokio::test]
+async fn a_spared_command_is_told_to_end_and_never_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let note = dir.path().join("note");
+    // Longer than the grace: LVM between suspend and resume.
+    let script = format!(
+        "trap 'sleep 3; echo resumed > {}; exit 0' TERM; sleep 60 & wait",
+        note.display()
+    );
+    let error = System::new()
+        .run(sh(&script).timeout(Duration::from_millis(300)).spared())
+        .await;
+    assert!(matches!(error, Err(CmdError::TimedOut { .. })), "{error:?}");
+    assert_eq!(std::fs::read_to_string(note).unwrap(), "resumed\n");
+}
+
+#[test]
+fn a_command_outlives_the_runtime_and_writes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (begun, done) = (dir.path().join("begun"), dir.path().join("done"));
+    let script = format!(
+        "echo > {}; sleep 1; echo out; echo err >&2; echo > {}",
+        begun.display(),
+        done.display()
+    );
+    let appears = |path: &std::path::Path| {
+        let deadline = Clock::now() + Duration::from_secs(20);
+        while !path.exists() && Clock::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        path.exists()
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.spawn(async move { System::new().run(sh(&script)).await });
+    assert!(appears(&begun));
+    runtime.shutdown_timeout(Duration::from_millis(10));
+    assert!(appears(&done), "it was ended with the runtime");
 }
 
 #[tokio::test]

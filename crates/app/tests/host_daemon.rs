@@ -1,0 +1,221 @@
+//! The daemon as a process: how it stops, and what it tells about itself.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use stowage_testkit::disk::FsKind;
+use support::calls::{Csi, Mode, block, from_volume, map, range};
+use support::{Rig, Storage};
+
+use stowage_csi::proto::{ControllerExpandVolumeRequest, CreateVolumeRequest};
+
+/// Longer than a chunk of a copy, shorter than the bound for operations under way.
+const SOON: Duration = Duration::from_secs(15);
+
+/// Change the configuration of a rig that is to be started.
+fn configure(rig: &Rig, from: &str, to: &str) {
+    let path = rig.path("stowage.toml");
+    let text = support::get(&path);
+    assert!(text.contains(from), "{from:?} is not in {text}");
+    std::fs::write(&path, text.replace(from, to)).expect("a writable directory");
+}
+
+#[track_caller]
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not seen: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A source that reads as zeros takes a copy nothing but time.
+const SLOW: i64 = 120 << 30;
+
+#[test]
+fn a_stop_does_not_wait_for_a_copy_that_a_csi_call_waits_for() {
+    let mut rig = Rig::stopped(Storage::file(FsKind::Xfs));
+    let Storage::File(fs) = &rig.storage else {
+        unreachable!("made so")
+    };
+    let second = format!(
+        "overprovision = 90.0\n[[pool]]\nname = \"q\"\nkind = \"file\"\npath = \"{}\"\n\
+         overprovision = 90.0\n",
+        fs.path().join("q").display()
+    );
+    configure(&rig, "overprovision = 4.0\n", &second);
+    rig.start();
+    let csi = Csi::new(&rig);
+    let thin = |name: &str, pool: &str| CreateVolumeRequest {
+        name: name.to_owned(),
+        capacity_range: Some(range(SLOW, 0)),
+        volume_capabilities: vec![block(Mode::SingleNodeWriter)],
+        parameters: map(&[("pool", pool), ("provisioning", "thin")]),
+        ..Default::default()
+    };
+    let source = csi.create_volume(thin("source", "p")).expect("a volume");
+    let copy = CreateVolumeRequest {
+        volume_content_source: from_volume(&source.volume_id),
+        ..thin("copy", "q")
+    };
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| csi.create_volume(copy.clone()));
+        wait_for("the copy", || {
+            let jobs = rig.ok(&["jobs"]);
+            jobs.as_array()
+                .is_some_and(|jobs| jobs.iter().any(|job| job["done"] != json!(0)))
+        });
+        let begun = Instant::now();
+        support::tool("kill", &["-TERM", &rig.pid().to_string()]);
+        let told = call.join().expect("the call returns");
+        assert!(
+            begun.elapsed() < SOON,
+            "stopped after {:?}",
+            begun.elapsed()
+        );
+        assert!(told.is_err(), "the copy cannot have ended");
+    });
+    let begun = Instant::now();
+    rig.stop();
+    assert!(
+        begun.elapsed() < SOON,
+        "stopped after {:?}",
+        begun.elapsed()
+    );
+    rig.start();
+    for name in ["copy", "source"] {
+        rig.ok(&["volume", "delete", name]);
+    }
+    rig.assert_clean();
+}
+
+/// The status line and the body of an answer.
+fn http(port: u16, path: &str) -> (String, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.lines().next().expect("a status line");
+    (status.to_owned(), body.to_owned())
+}
+
+/// Words of the kind `stowage_…` in the documentation of metrics.
+fn documented() -> BTreeSet<String> {
+    let text = include_str!("../../../docs/parameters.md");
+    let (_, section) = text.split_once("## Metrics").expect("a section on metrics");
+    let words = section.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter(|w| w.starts_with("stowage_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_daemon_tells_the_metrics_that_are_documented_and_no_others() {
+    let mut rig = Rig::stopped(Storage::file(FsKind::Xfs));
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = free.local_addr().expect("an address").port();
+    drop(free);
+    configure(
+        &rig,
+        "metrics = \"off\"",
+        &format!("metrics = \"127.0.0.1:{port}\""),
+    );
+    rig.start();
+    rig.ok(&["volume", "create", "v", "--size", "64Mi"]);
+    let (status, body) = http(port, "/metrics");
+    assert!(status.contains("200"), "{status}");
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    let told: BTreeSet<String> = body
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    // A file pool has no such metadata.
+    let mut here = documented();
+    assert!(here.remove("stowage_pool_metadata_percent"));
+    assert_eq!(told, here, "{body}");
+    for sample in [
+        "stowage_pool_up{pool=\"p\",kind=\"file\"} 1",
+        "stowage_pool_volumes{pool=\"p\",kind=\"file\"} 1",
+        "stowage_findings{severity=\"error\"} 0",
+        "stowage_jobs 0",
+    ] {
+        assert!(body.lines().any(|line| line == sample), "{sample}: {body}");
+    }
+    let size = body
+        .lines()
+        .find(|line| line.starts_with("stowage_volume_size_bytes{"));
+    assert!(
+        size.is_some_and(|line| line.contains("name=\"v\"") && line.ends_with(" 67108864")),
+        "{body}"
+    );
+    assert_eq!(
+        http(port, "/healthz"),
+        ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned())
+    );
+    assert!(http(port, "/else").0.contains("404"));
+    rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
+}
+
+#[test]
+fn an_orchestrator_that_asks_for_less_is_told_what_there_is() {
+    let rig = Rig::new(Storage::file(FsKind::Xfs));
+    let csi = Csi::new(&rig);
+    let made = csi.made("v");
+    let asked = ControllerExpandVolumeRequest {
+        volume_id: made.volume_id.clone(),
+        capacity_range: Some(range(16 << 20, 0)),
+        ..Default::default()
+    };
+    let (size, _) = csi
+        .controller_expand_volume(asked)
+        .expect("large enough already");
+    assert_eq!(size, 64 << 20);
+    rig.run(&["volume", "grow", "v", "16Mi"])
+        .fails_with(&["64Mi already", "never shrink"]);
+    csi.delete(&made.volume_id).expect("deleted");
+    rig.assert_clean();
+}
+
+#[test]
+fn a_deletion_that_is_waited_for_leaves_no_work() {
+    let rig = Rig::new(Storage::file(FsKind::Xfs));
+    rig.ok(&["volume", "create", "v", "--size", "64Mi"]);
+    rig.ok(&["volume", "delete", "v", "--wait"]);
+    assert_eq!(rig.ok(&["jobs"]), json!([]));
+    assert_eq!(rig.ok(&["jobs", "--watch"]), json!([]));
+    rig.assert_clean();
+}
+
+#[test]
+fn the_store_of_a_snapshot_is_asked_for_at_the_command_line() {
+    let rig = Rig::new(Storage::file(FsKind::Xfs));
+    rig.ok(&["volume", "create", "v", "--size", "64Mi", "--fs", "xfs"]);
+    let cut = |more: &[&str]| rig.run(&[&["snapshot", "create", "v", "s"], more].concat());
+    cut(&["--initial-size", "1Mi"]).fails_with(&["snapshotInitialSize", "at least 4Mi"]);
+    cut(&["--grow-at", "99%"]).fails_with(&["snapshotExpansionThreshold", "95%"]);
+    cut(&["--grow-by", "0"]).fails_with(&["snapshotExpansionSize", "at least 4Mi"]);
+    cut(&[
+        "--initial-size",
+        "8Mi",
+        "--grow-at",
+        "70%",
+        "--grow-by",
+        "4Mi",
+    ])
+    .ok();
+    rig.ok(&["snapshot", "delete", "s"]);
+    rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
+}
