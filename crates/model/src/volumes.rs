@@ -16,6 +16,10 @@ pub struct Volume {
     pub record: Record,
     /// The pool that holds it.
     pub pool: PoolName,
+    /// The kind of that pool.
+    pub kind: PoolKind,
+    /// The volume group of that pool, if it lies in one.
+    pub vg: Option<String>,
     /// Its real size.
     pub size: Bytes,
     /// Where it is mounted or bound.

@@ -99,6 +99,8 @@ impl Inner {
         Ok(Volume {
             record: entry.record.clone(),
             pool: entry.pool.name().clone(),
+            kind: entry.pool.kind(),
+            vg: entry.pool.vg().map(str::to_owned),
             size: entry.size,
             used_at,
         })

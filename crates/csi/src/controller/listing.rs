@@ -30,12 +30,11 @@ pub(super) async fn volumes(
     let mut all = door.volumes.volumes().await?;
     all.retain(listed);
     let (entries, next_token) = page.cut(all, |v| &v.record.id);
-    let pools = door.volumes.pools().await?;
     Ok(ListVolumesResponse {
         entries: entries
             .iter()
             .map(|volume| Entry {
-                volume: Some(context::wire(&door.config, volume, &pools)),
+                volume: Some(context::wire(&door.config, volume)),
                 status: None,
             })
             .collect(),

@@ -29,6 +29,8 @@ pub(crate) struct State {
     pub(crate) fail: Option<Error>,
     /// Every volume ever asked for a change of limits.
     pub(crate) modified: usize,
+    /// Looking at the pools never ends, as with a disk that hangs.
+    pub(crate) pools_hang: bool,
 }
 
 #[derive(Default)]
@@ -92,6 +94,8 @@ impl State {
         let volume = Volume {
             record: Record::for_volume(id.clone(), want, Timestamp::now()),
             pool: pool(),
+            kind: PoolKind::Lvm,
+            vg: Some("vg0".into()),
             size: want.size.required,
             used_at: Vec::new(),
         };
@@ -265,11 +269,14 @@ impl Volumes for Fake {
     }
 
     async fn pools(&self) -> Result<Vec<PoolStatus>> {
+        if self.state().pools_hang {
+            std::future::pending::<()>().await;
+        }
         let state = self.begin()?;
         Ok(vec![PoolStatus {
             name: pool(),
             kind: PoolKind::Lvm,
-            location: "vg0".into(),
+            location: "volume group vg0".into(),
             media: Some(Media::Ssd),
             total: SPACE,
             free: SPACE.minus(state.promised()),
