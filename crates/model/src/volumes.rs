@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-use crate::request::{GroupRequest, Media, Placement, SizeRange};
+use crate::request::{GroupRequest, Layout, Media, Placement, Provisioning, SizeRange};
 use crate::{
     Bytes, Id, LimitsChange, PoolKind, PoolName, Record, Result, SnapshotRequest, VolumeRequest,
 };
@@ -226,11 +226,16 @@ pub trait Volumes: Send + Sync {
     /// [`crate::Kind::NotFound`].
     async fn group(&self, id: &Id) -> Result<Group>;
 
-    /// What fits into the pools of this choice.
+    /// What fits into the pools of this choice, of volumes made like this.
     ///
     /// # Errors
     /// None of its own; a choice without pools has no capacity.
-    async fn capacity(&self, choice: &Placement) -> Result<Capacity>;
+    async fn capacity(
+        &self,
+        choice: &Placement,
+        layout: Layout,
+        provisioning: Provisioning,
+    ) -> Result<Capacity>;
 
     /// Every pool.
     async fn pools(&self) -> Result<Vec<PoolStatus>>;

@@ -101,7 +101,9 @@ pub(super) async fn capacity(
         other => other.map(|_| true)?,
     };
     let Capacity { available, largest } = if servable && !elsewhere {
-        door.volumes.capacity(&class.placement).await?
+        door.volumes
+            .capacity(&class.placement, class.layout, class.provisioning)
+            .await?
     } else {
         Capacity::default()
     };
