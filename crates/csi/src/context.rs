@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use stowage_model::id::{Role, is_plain_word};
+use stowage_model::id::Role;
 use stowage_model::params::ClassParams;
-use stowage_model::request::Layout;
-use stowage_model::volumes::PoolStatus;
+use stowage_model::request::{Layout, Media};
 use stowage_model::{Error, PoolKind, Record, Result, Volume};
 
 use crate::proto::volume_content_source::{SnapshotSource, Type, VolumeSource};
@@ -13,11 +12,11 @@ use crate::proto::{self, VolumeContentSource};
 use crate::{Config, size, topology};
 
 /// The volume for a reply.
-pub(crate) fn wire(config: &Config, volume: &Volume, pools: &[PoolStatus]) -> proto::Volume {
+pub(crate) fn wire(config: &Config, volume: &Volume) -> proto::Volume {
     proto::Volume {
         capacity_bytes: size::wire(volume.size),
         volume_id: volume.record.id.to_string(),
-        volume_context: context(volume, pools),
+        volume_context: context(volume),
         content_source: source(&volume.record),
         accessible_topology: vec![topology::here(config)],
     }
@@ -28,32 +27,26 @@ pub(crate) fn wire(config: &Config, volume: &Volume, pools: &[PoolStatus]) -> pr
 ///
 /// "A volume uniquely identified by volume_id SHALL always report the same volume_context", and
 /// ListVolumes has no parameters to echo. So it is built from what is on the disk, not from the
-/// request, and holds nothing that can change (limits) or is secret. The node needs none of it.
-pub(crate) fn context(volume: &Volume, pools: &[PoolStatus]) -> BTreeMap<String, String> {
+/// request, and holds nothing that can change (limits), is secret, or needs a look at a pool, whose
+/// disks may hang. The node needs none of it.
+pub(crate) fn context(volume: &Volume) -> BTreeMap<String, String> {
     let mut context = BTreeMap::from([("pool".to_owned(), volume.pool.to_string())]);
     let mut put = |key: &str, value: &str| context.insert(key.to_owned(), value.to_owned());
-    let Some(pool) = pools.iter().find(|p| p.name == volume.pool) else {
-        return context;
-    };
     put(
         "volumeType",
-        match pool.kind {
+        match volume.kind {
             PoolKind::Lvm => "LVM",
             PoolKind::Thin => "Thin",
             PoolKind::File => "File",
         },
     );
-    match pool.kind {
-        PoolKind::Lvm | PoolKind::Thin => {
-            if let Some(vg) = group(pool) {
-                put("vgName", vg);
-            }
-        }
-        PoolKind::File => {
-            put("provisioning", volume.record.provisioning.as_str());
-        }
+    if let Some(vg) = &volume.vg {
+        put("vgName", vg);
     }
-    if pool.kind == PoolKind::Lvm {
+    if volume.kind == PoolKind::File {
+        put("provisioning", volume.record.provisioning.as_str());
+    }
+    if volume.kind == PoolKind::Lvm {
         put(
             "lvmType",
             match volume.record.layout {
@@ -64,12 +57,6 @@ pub(crate) fn context(volume: &Volume, pools: &[PoolStatus]) -> BTreeMap<String,
         );
     }
     context
-}
-
-/// The volume group of an LVM pool, whose location is `GROUP` or `GROUP/THINPOOL`.
-fn group(pool: &PoolStatus) -> Option<&str> {
-    let group = pool.location.split('/').next()?;
-    is_plain_word(group).then_some(group)
 }
 
 fn source(record: &Record) -> Option<VolumeContentSource> {
@@ -86,36 +73,21 @@ fn source(record: &Record) -> Option<VolumeContentSource> {
     })
 }
 
-/// Why an existing volume is not what these class parameters make.
+/// Why an existing volume, on this medium, is not what these class parameters make.
 ///
 /// # Errors
 /// [`stowage_model::Kind::Precondition`] naming the first parameter that differs.
-pub(crate) fn mismatch(params: &ClassParams, volume: &Volume, pools: &[PoolStatus]) -> Result<()> {
+pub(crate) fn mismatch(params: &ClassParams, volume: &Volume, media: Option<Media>) -> Result<()> {
     let record = &volume.record;
     let place = &params.placement;
-    let pool = pools.iter().find(|p| p.name == volume.pool);
     let differs = [
         (
             "pool",
             place.pool.as_ref().is_some_and(|n| *n != volume.pool),
         ),
-        (
-            "volumeType",
-            place.kind.is_some_and(|k| pool.is_none_or(|p| p.kind != k)),
-        ),
-        (
-            "mediaType",
-            place
-                .media
-                .is_some_and(|m| pool.is_none_or(|p| p.media != Some(m))),
-        ),
-        (
-            "vgName",
-            place
-                .vg
-                .as_deref()
-                .is_some_and(|vg| pool.is_none_or(|p| group(p) != Some(vg))),
-        ),
+        ("volumeType", place.kind.is_some_and(|k| k != volume.kind)),
+        ("mediaType", place.media.is_some() && place.media != media),
+        ("vgName", place.vg.is_some() && place.vg != volume.vg),
         ("lvmType", params.layout != record.layout),
         ("provisioning", params.provisioning != record.provisioning),
     ];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-use crate::request::{GroupRequest, Media, Placement, SizeRange};
+use crate::request::{GroupRequest, Layout, Media, Placement, Provisioning, SizeRange};
 use crate::{
     Bytes, Id, LimitsChange, PoolKind, PoolName, Record, Result, SnapshotRequest, VolumeRequest,
 };
@@ -16,6 +16,10 @@ pub struct Volume {
     pub record: Record,
     /// The pool that holds it.
     pub pool: PoolName,
+    /// The kind of that pool.
+    pub kind: PoolKind,
+    /// The volume group of that pool, if it lies in one.
+    pub vg: Option<String>,
     /// Its real size.
     pub size: Bytes,
     /// Where it is mounted or bound.
@@ -222,11 +226,16 @@ pub trait Volumes: Send + Sync {
     /// [`crate::Kind::NotFound`].
     async fn group(&self, id: &Id) -> Result<Group>;
 
-    /// What fits into the pools of this choice.
+    /// What fits into the pools of this choice, of volumes made like this.
     ///
     /// # Errors
     /// None of its own; a choice without pools has no capacity.
-    async fn capacity(&self, choice: &Placement) -> Result<Capacity>;
+    async fn capacity(
+        &self,
+        choice: &Placement,
+        layout: Layout,
+        provisioning: Provisioning,
+    ) -> Result<Capacity>;
 
     /// Every pool.
     async fn pools(&self) -> Result<Vec<PoolStatus>>;

@@ -1,37 +1,67 @@
 //! Which pool a new volume goes to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use stowage_model::request::{Layout, Placement};
+use futures::future::join_all;
+use stowage_model::request::{Layout, Placement, Provisioning};
+use stowage_model::volumes::{Capacity, PoolStatus};
 use stowage_model::{Bytes, Error, PoolKind, Result, VolumeRequest};
 use stowage_pool::Pool;
 
 use crate::index::Entry;
 use crate::local::Inner;
 
+/// How long a pool is waited for when others may do as well: a look at one on a hung disk takes
+/// much longer, and volumes must not all wait for it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What each of these pools has left for volumes made like this; none where it does not answer.
+pub(crate) async fn rooms(
+    pools: Vec<Arc<dyn Pool>>,
+    layout: Layout,
+    provisioning: Provisioning,
+) -> Vec<(Arc<dyn Pool>, Capacity)> {
+    join_all(pools.into_iter().map(|pool| async move {
+        let room = answer(&pool, pool.capacity(layout, provisioning)).await;
+        (pool, room.unwrap_or_default())
+    }))
+    .await
+}
+
+/// What a pool answers, unless it takes too long.
+async fn answer<T>(pool: &Arc<dyn Pool>, look: impl Future<Output = T>) -> Option<T> {
+    let looked = tokio::time::timeout(PATIENCE, look).await;
+    if looked.is_err() {
+        tracing::warn!(pool.name = %pool.name(), "the pool does not answer; others are preferred");
+    }
+    looked.ok()
+}
+
 impl Inner {
-    /// The pools a placement allows.
-    pub(crate) async fn allowed(&self, placement: &Placement) -> Result<Vec<Arc<dyn Pool>>> {
-        let mut allowed = Vec::new();
-        for pool in self.pools() {
-            let fits = placement
-                .pool
-                .as_ref()
-                .is_none_or(|name| name == pool.name())
+    /// The pools that a placement and a layout allow.
+    pub(crate) async fn allowed(
+        &self,
+        placement: &Placement,
+        layout: Layout,
+    ) -> Vec<Arc<dyn Pool>> {
+        let mut allowed = self.pools();
+        allowed.retain(|pool| {
+            let name = placement.pool.as_ref();
+            name.is_none_or(|name| name == pool.name())
                 && placement.kind.is_none_or(|kind| kind == pool.kind())
-                && placement
-                    .vg
-                    .as_deref()
-                    .is_none_or(|vg| pool.vg() == Some(vg));
-            let media_fits = match placement.media {
-                Some(media) if fits => pool.status().await?.media == Some(media),
-                _ => true,
-            };
-            if fits && media_fits {
-                allowed.push(pool);
-            }
-        }
-        Ok(allowed)
+                && (placement.vg.is_none() || placement.vg.as_deref() == pool.vg())
+                && (layout == Layout::Linear || pool.kind() == PoolKind::Lvm)
+        });
+        let Some(media) = placement.media else {
+            return allowed;
+        };
+        let looked = join_all(allowed.iter().map(|pool| answer(pool, pool.status()))).await;
+        let on_it = |status: Option<Result<PoolStatus>>| matches!(status, Some(Ok(status)) if status.media == Some(media));
+        let found = allowed.into_iter().zip(looked);
+        found
+            .filter_map(|(pool, status)| on_it(status).then_some(pool))
+            .collect()
     }
 
     /// The pool for a new volume of `size`: its source's pool where that is allowed, since a copy
@@ -42,13 +72,7 @@ impl Inner {
         size: Bytes,
         source: Option<&Entry>,
     ) -> Result<Arc<dyn Pool>> {
-        let mut allowed = self.allowed(&want.placement).await?;
-        if want.layout != Layout::Linear {
-            allowed.retain(|pool| pool.kind() == PoolKind::Lvm);
-        }
-        if allowed.is_empty() {
-            return Err(self.no_such_pool(&want.placement));
-        }
+        let allowed = self.allowed(&want.placement, want.layout).await;
         if let Some(source) = source
             && let Some(same) = allowed.iter().find(|p| p.name() == source.pool.name())
         {
@@ -57,13 +81,13 @@ impl Inner {
         if let [only] = allowed.as_slice() {
             return Ok(Arc::clone(only));
         }
-        let mut best: Option<(Bytes, Arc<dyn Pool>)> = None;
-        for pool in allowed {
-            let room = pool.status().await?.largest;
-            if best.as_ref().is_none_or(|(most, _)| room > *most) {
-                best = Some((room, pool));
-            }
-        }
+        // Of equal ones the first by name.
+        let best = rooms(allowed, want.layout, want.provisioning)
+            .await
+            .into_iter()
+            .map(|(pool, room)| (room.largest, pool))
+            .rev()
+            .max_by_key(|(room, _)| *room);
         match best {
             Some((room, pool)) if room >= size => Ok(pool),
             Some((room, pool)) => Err(Error::full(format!(

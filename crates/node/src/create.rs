@@ -35,7 +35,12 @@ impl Inner {
         let source = want.source.as_ref().map(|s| self.source(s)).transpose()?;
         let asked = asked_size(want, source.as_ref())?;
         let pool = self.choose(want, asked, source.as_ref()).await?;
-        let size = pool.rounded(asked);
+        let mut record = Record::for_volume(id, want, Timestamp::now());
+        record.ephemeral = ephemeral;
+        if let Some(source) = &source {
+            record.read_only |= source.record.is_snapshot() && source.record.read_only;
+        }
+        let size = pool.rounded(&record, asked).await?;
         if want.size.limit.is_some_and(|limit| size > limit) {
             return Err(Error::out_of_range(format!(
                 "pool {} gives sizes in steps: {asked} becomes {size}, above the limit asked; \
@@ -43,8 +48,6 @@ impl Inner {
                 pool.name()
             )));
         }
-        let mut record = Record::for_volume(id, want, Timestamp::now());
-        record.ephemeral = ephemeral;
         match source {
             None => self.make_blank(pool, record, size).await,
             Some(source) => self.make_from(pool, record, size, &source).await,
@@ -120,7 +123,6 @@ impl Inner {
         source: &Entry,
     ) -> Result<Volume> {
         suits(&record, source)?;
-        record.read_only |= source.record.is_snapshot() && source.record.read_only;
         let same_pool = pool.name() == source.pool.name();
         if same_pool && pool.clones_instantly(&record) {
             // Whoever works on the source, a first stage that formats it above all, has it for

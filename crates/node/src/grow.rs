@@ -35,7 +35,7 @@ impl Inner {
                 entry.title()
             )));
         }
-        let target = entry.pool.rounded(size.required);
+        let target = entry.pool.rounded(&entry.record, size.required).await?;
         if size.limit.is_some_and(|limit| target > limit) {
             return Err(Error::out_of_range(format!(
                 "pool {} gives sizes in steps: {} becomes {target}, above the limit asked",

@@ -6,12 +6,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::try_join_all;
 use stowage_host::cgroup::Hierarchy;
 use stowage_host::lock::DaemonLock;
 use stowage_host::{Runner, blocking, device, mount};
 use stowage_model::error::Context;
 use stowage_model::request::{
-    EphemeralRequest, GroupRequest, Placement, PublishRequest, SizeRange, StageRequest,
+    EphemeralRequest, GroupRequest, Layout, Placement, Provisioning, PublishRequest, SizeRange,
+    StageRequest,
 };
 use stowage_model::volumes::{
     Capacity, Finding, Group, Grown, PoolStatus, Snapshot, Volume, Volumes,
@@ -25,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::Attachments;
+use crate::choose::rooms;
 use crate::index::{Entry, Index};
 use crate::jobs::{Job, Jobs};
 use crate::journal::{Intent, Journal};
@@ -99,6 +102,8 @@ impl Inner {
         Ok(Volume {
             record: entry.record.clone(),
             pool: entry.pool.name().clone(),
+            kind: entry.pool.kind(),
+            vg: entry.pool.vg().map(str::to_owned),
             size: entry.size,
             used_at,
         })
@@ -314,22 +319,26 @@ impl Volumes for Local {
         self.inner.need_group(id)
     }
 
-    async fn capacity(&self, choice: &Placement) -> Result<Capacity> {
+    async fn capacity(
+        &self,
+        choice: &Placement,
+        layout: Layout,
+        provisioning: Provisioning,
+    ) -> Result<Capacity> {
         let mut capacity = Capacity::default();
-        for pool in self.inner.allowed(choice).await? {
-            let status = pool.status().await?;
-            capacity.available = capacity.available + status.free;
-            capacity.largest = capacity.largest.max(status.largest);
+        let pools = self.inner.allowed(choice, layout).await;
+        for (_, room) in rooms(pools, layout, provisioning).await {
+            capacity.available = capacity.available + room.available;
+            capacity.largest = capacity.largest.max(room.largest);
         }
         Ok(capacity)
     }
 
     async fn pools(&self) -> Result<Vec<PoolStatus>> {
-        let mut all = Vec::new();
-        for pool in self.inner.pools() {
-            let mut status = pool.status().await?;
-            (status.volumes, status.snapshots) = self.inner.index.count(pool.name());
-            all.push(status);
+        let pools = self.inner.pools();
+        let mut all = try_join_all(pools.iter().map(|pool| pool.status())).await?;
+        for status in &mut all {
+            (status.volumes, status.snapshots) = self.inner.index.count(&status.name);
         }
         Ok(all)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use stowage_host::{Target, durable, mount};
 use stowage_model::error::Context;
-use stowage_model::request::{Access, AccessMode, Layout, PublishRequest, StageRequest};
+use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
 use stowage_model::{Bytes, Error, Id, Result};
 
 use crate::local::{Inner, Local};
@@ -61,19 +61,14 @@ impl Local {
             .map(|(id, _)| id)
     }
 
-    /// Whether a volume is larger than the pool's rounding would make it of this size.
+    /// Whether a volume is larger than its pool would make it of this size.
     ///
     /// # Errors
-    /// [`stowage_model::Kind::NotFound`] when the volume is not there.
-    pub fn exceeds(&self, id: &Id, size: Bytes) -> Result<bool> {
+    /// [`stowage_model::Kind::NotFound`] when the volume is not there; those of
+    /// [`stowage_pool::Pool::rounded`].
+    pub async fn exceeds(&self, id: &Id, size: Bytes) -> Result<bool> {
         let entry = self.inner.need_volume(id)?;
-        let steps = match entry.record.layout {
-            // Rounded to whole stripes as well: a step on each disk.
-            Layout::Striped => 64,
-            Layout::Linear | Layout::Raid1 => 1,
-        };
-        let step = entry.pool.rounded(Bytes(1));
-        Ok(entry.size >= size + Bytes(step.0 * steps))
+        Ok(entry.size > entry.pool.rounded(&entry.record, size).await?)
     }
 
     /// Grow the file system of a volume to the volume's size where it is mounted, if it is.

@@ -12,7 +12,7 @@ use stowage_host::Progress;
 use stowage_model::request::{
     Layout, Placement, Provisioning, SizeRange, SnapshotRequest, Source, Usage,
 };
-use stowage_model::volumes::{Finding, PoolStatus, Volumes};
+use stowage_model::volumes::{Capacity, Finding, PoolStatus, Volumes};
 use stowage_model::{
     Bytes, Error, FsType, Id, Limits, Name, PoolKind, PoolName, Record, Result, VolumeRequest,
 };
@@ -165,8 +165,15 @@ impl Pool for Files {
         None
     }
 
-    fn rounded(&self, size: Bytes) -> Bytes {
-        size
+    async fn rounded(&self, _record: &Record, size: Bytes) -> Result<Bytes> {
+        Ok(size)
+    }
+
+    async fn capacity(&self, _layout: Layout, _provisioning: Provisioning) -> Capacity {
+        Capacity {
+            available: Bytes::gib(1),
+            largest: Bytes::gib(1),
+        }
     }
 
     fn can_snapshot(&self) -> Result<()> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use stowage_host::progress::Progress;
-use stowage_model::volumes::{Finding, PoolStatus};
+use stowage_model::request::{Layout, Provisioning};
+use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{Bytes, Id, PoolKind, PoolName, Record, Result};
 
 /// A device a volume or snapshot is reached through.
@@ -119,8 +120,16 @@ pub trait Pool: Send + Sync {
     /// The volume group it lies in, if any.
     fn vg(&self) -> Option<&str>;
 
-    /// The size a volume asked with `size` really gets.
-    fn rounded(&self, size: Bytes) -> Bytes;
+    /// The size that a volume of this record really gets when `size` is asked: a new one, or one
+    /// that is there and grows.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Full`] when the layout decides and there is no room for it.
+    async fn rounded(&self, record: &Record, size: Bytes) -> Result<Bytes>;
+
+    /// What is left for new volumes made like this. The largest is one that [`Pool::create`] makes;
+    /// a pool that cannot be looked at has room for none.
+    async fn capacity(&self, layout: Layout, provisioning: Provisioning) -> Capacity;
 
     /// Whether volumes of this pool can be snapshotted, and if not, why and what to do.
     ///

@@ -23,7 +23,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use stowage_host::{Progress, blocking};
-use stowage_model::volumes::{Finding, PoolStatus, Severity, Trouble};
+use stowage_model::request::{Layout, Provisioning};
+use stowage_model::volumes::{Capacity, Finding, PoolStatus, Severity, Trouble};
 use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
 
 use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Written};
@@ -116,8 +117,15 @@ impl Pool for FilePool {
         None
     }
 
-    fn rounded(&self, size: Bytes) -> Bytes {
-        size.round_up(STEP)
+    async fn rounded(&self, _: &Record, size: Bytes) -> Result<Bytes> {
+        Ok(size.round_up(STEP))
+    }
+
+    async fn capacity(&self, _: Layout, provisioning: Provisioning) -> Capacity {
+        let looked = self
+            .run(move |shared| Ok(shared.capacity(provisioning)))
+            .await;
+        looked.unwrap_or_default()
     }
 
     fn can_snapshot(&self) -> Result<()> {

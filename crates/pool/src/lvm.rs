@@ -26,6 +26,7 @@
 
 mod reader;
 mod removal;
+mod room;
 mod scan;
 mod setup;
 mod snapshot;
@@ -38,7 +39,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use stowage_host::{Progress, Runner};
-use stowage_model::volumes::{Finding, PoolStatus};
+use stowage_model::request::{Layout, Provisioning};
+use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{Bytes, PoolKind, PoolName, Record, Result};
 
 use crate::vg::watch::Watch;
@@ -92,8 +94,12 @@ impl Pool for LvmPool {
         Some(self.vg.name())
     }
 
-    fn rounded(&self, size: Bytes) -> Bytes {
-        size.round_up(self.vg.extent())
+    async fn rounded(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        self.whole_extents(record, size).await
+    }
+
+    async fn capacity(&self, layout: Layout, _: Provisioning) -> Capacity {
+        self.capacity_of(layout).await
     }
 
     fn can_snapshot(&self) -> Result<()> {

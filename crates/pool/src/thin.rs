@@ -38,7 +38,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use stowage_host::{Progress, Runner};
-use stowage_model::volumes::{Finding, PoolStatus};
+use stowage_model::request::{Layout, Provisioning};
+use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{Bytes, Error, PoolKind, PoolName, Record, Result};
 
 use crate::vg::watch::Watch;
@@ -145,8 +146,16 @@ impl Pool for ThinPool {
         Some(self.vg.name())
     }
 
-    fn rounded(&self, size: Bytes) -> Bytes {
-        size.round_up(self.vg.extent())
+    async fn rounded(&self, _: &Record, size: Bytes) -> Result<Bytes> {
+        Ok(size.round_up(self.vg.extent()))
+    }
+
+    async fn capacity(&self, _: Layout, _: Provisioning) -> Capacity {
+        let (available, largest) = match self.status_now().await {
+            Ok(status) => (status.free, status.largest),
+            Err(_) => (Bytes(0), Bytes(0)),
+        };
+        Capacity { available, largest }
     }
 
     fn can_snapshot(&self) -> Result<()> {

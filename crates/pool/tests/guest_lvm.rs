@@ -473,7 +473,7 @@ async fn striped_and_mirrored_volumes_need_two_disks() {
     };
     for record in [&striped, &raid1] {
         let refused = pool.create(record, Bytes::mib(62)).await.unwrap_err();
-        assert_eq!(refused.kind(), Kind::Precondition);
+        assert_eq!(refused.kind(), Kind::Full);
     }
     let before = pool.status().await.unwrap();
     bench
@@ -484,10 +484,9 @@ async fn striped_and_mirrored_volumes_need_two_disks() {
     let after = pool.status().await.unwrap();
     assert_eq!(after.free, before.free + before.free);
 
-    assert_eq!(
-        pool.create(&striped, Bytes::mib(57)).await.unwrap(),
-        Bytes::mib(64)
-    );
+    let told = pool.rounded(&striped, Bytes::mib(57)).await.unwrap();
+    assert_eq!(told, Bytes::mib(64));
+    assert_eq!(pool.create(&striped, told).await.unwrap(), told);
     let made = bench
         .timed("create raid1", pool.create(&raid1, Bytes::mib(60)))
         .await
@@ -497,6 +496,8 @@ async fn striped_and_mirrored_volumes_need_two_disks() {
         pool.status().await.unwrap().free,
         after.free.minus(Bytes::mib(64 + 128))
     );
+    let told = pool.rounded(&striped, Bytes::mib(68)).await.unwrap();
+    assert_eq!(told, Bytes::mib(72));
     assert_eq!(
         pool.grow(&striped, Bytes::mib(68)).await.unwrap(),
         Bytes::mib(72)

@@ -141,7 +141,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
             let id = existing(local, &name).await?;
             // An orchestrator is told that its volume is large enough; a person who wanted it
             // smaller must hear that it is not.
-            if local.exceeds(&id, size)? {
+            if local.exceeds(&id, size).await? {
                 return Err(Error::out_of_range(format!(
                     "volume {name:?} is {} already and volumes never shrink; name a larger size, \
                      or copy what is on it to a smaller volume",

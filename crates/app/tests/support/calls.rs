@@ -17,10 +17,11 @@ use stowage_csi::proto::{
     CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeRequest,
     ControllerModifyVolumeRequest, CreateSnapshotRequest, CreateVolumeGroupSnapshotRequest,
     CreateVolumeRequest, DeleteSnapshotRequest, DeleteVolumeGroupSnapshotRequest,
-    DeleteVolumeRequest, ListVolumesRequest, NodeExpandVolumeRequest, NodeGetVolumeStatsRequest,
-    NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
-    NodeUnstageVolumeRequest, Snapshot, Volume, VolumeCapability, VolumeContentSource,
-    VolumeGroupSnapshot, VolumeUsage,
+    DeleteVolumeRequest, GetCapacityRequest, ListVolumesRequest, NodeExpandVolumeRequest,
+    NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
+    NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, Snapshot,
+    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, Volume,
+    VolumeCapability, VolumeContentSource, VolumeGroupSnapshot, VolumeUsage,
 };
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -88,6 +89,10 @@ impl Csi {
             = |r| (r.capacity_bytes, r.node_expansion_required);
         controller_get_volume(ControllerGetVolumeRequest) -> Volume = |r| r.volume.expect("a volume");
         controller_modify_volume(ControllerModifyVolumeRequest) -> () = |_r| ();
+        get_capacity(GetCapacityRequest) -> (i64, Option<i64>)
+            = |r| (r.available_capacity, r.maximum_volume_size);
+        validate_volume_capabilities(ValidateVolumeCapabilitiesRequest)
+            -> ValidateVolumeCapabilitiesResponse = |r| r;
         list_volumes(ListVolumesRequest) -> Vec<Volume>
             = |r| r.entries.into_iter().filter_map(|e| e.volume).collect();
         create_snapshot(CreateSnapshotRequest) -> Snapshot = |r| r.snapshot.expect("a snapshot");

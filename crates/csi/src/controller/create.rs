@@ -57,8 +57,7 @@ pub(super) async fn create(
         read_only: wanted.read_only,
     };
     let volume = door.volumes.create(want).await?;
-    let pools = door.volumes.pools().await?;
-    let mut reply = context::wire(&door.config, &volume, &pools);
+    let mut reply = context::wire(&door.config, &volume);
     // The source must be echoed, and as it was asked.
     reply.content_source = request.volume_content_source.or(reply.content_source);
     Ok(CreateVolumeResponse {

@@ -30,12 +30,11 @@ pub(super) async fn volumes(
     let mut all = door.volumes.volumes().await?;
     all.retain(listed);
     let (entries, next_token) = page.cut(all, |v| &v.record.id);
-    let pools = door.volumes.pools().await?;
     Ok(ListVolumesResponse {
         entries: entries
             .iter()
             .map(|volume| Entry {
-                volume: Some(context::wire(&door.config, volume, &pools)),
+                volume: Some(context::wire(&door.config, volume)),
                 status: None,
             })
             .collect(),
@@ -102,7 +101,9 @@ pub(super) async fn capacity(
         other => other.map(|_| true)?,
     };
     let Capacity { available, largest } = if servable && !elsewhere {
-        door.volumes.capacity(&class.placement).await?
+        door.volumes
+            .capacity(&class.placement, class.layout, class.provisioning)
+            .await?
     } else {
         Capacity::default()
     };

@@ -1,7 +1,8 @@
 //! RPCs about one volume that exists, or should not.
 
 use stowage_model::params::{ClassParams, Origin};
-use stowage_model::{LimitsChange, Result};
+use stowage_model::request::Media;
+use stowage_model::{LimitsChange, Result, Volume};
 
 use crate::door::Door;
 use crate::proto::controller_get_volume_response::VolumeStatus;
@@ -71,9 +72,8 @@ pub(super) async fn get(
     fields::needed("volume_id", &request.volume_id)?;
     let id = fields::volume_id(&request.volume_id)?;
     let volume = door.volumes.volume(&id).await?;
-    let pools = door.volumes.pools().await?;
     Ok(ControllerGetVolumeResponse {
-        volume: Some(context::wire(&door.config, &volume, &pools)),
+        volume: Some(context::wire(&door.config, &volume)),
         status: Some(VolumeStatus::default()),
     })
 }
@@ -90,6 +90,12 @@ pub(super) async fn health(
     })
 }
 
+async fn medium(door: &Door, volume: &Volume) -> Result<Option<Media>> {
+    let pools = door.volumes.pools().await?;
+    let own = pools.iter().find(|pool| pool.name == volume.pool);
+    Ok(own.and_then(|pool| pool.media))
+}
+
 /// Whether the volume can do all that is asked. What it cannot is a "no" with a reason, not a
 /// failure of the call; only a malformed question is.
 pub(super) async fn validate(
@@ -104,22 +110,27 @@ pub(super) async fn validate(
     fields::map("secrets", &request.secrets)?;
     let id = fields::volume_id(&request.volume_id)?;
     let volume = door.volumes.volume(&id).await?;
-    let pools = door.volumes.pools().await?;
+    let class = ClassParams::parse(
+        &request.parameters,
+        &request.mutable_parameters,
+        Origin::Class,
+    );
+    // The one thing about a volume that needs a look at its pool.
+    let media = match &class {
+        Ok(class) if class.placement.media.is_some() => medium(door, &volume).await?,
+        _ => None,
+    };
 
     let answer = || {
         request
             .volume_capabilities
             .iter()
             .try_for_each(|c| capability::mismatch(c, &volume.record))?;
-        let class = ClassParams::parse(
-            &request.parameters,
-            &request.mutable_parameters,
-            Origin::Class,
-        )?;
+        let class = class?;
         if !request.parameters.is_empty() {
-            context::mismatch(&class, &volume, &pools)?;
+            context::mismatch(&class, &volume, media)?;
         }
-        let own = context::context(&volume, &pools);
+        let own = context::context(&volume);
         if own.iter().any(|(key, value)| {
             request
                 .volume_context

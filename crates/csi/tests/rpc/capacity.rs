@@ -1,6 +1,7 @@
 use stowage_csi::proto::volume_capability::access_mode::Mode;
 use stowage_csi::proto::{GetCapacityRequest, GetCapacityResponse};
 use stowage_model::Bytes;
+use stowage_model::request::{Layout, Provisioning};
 use tonic::{Code, Status};
 
 use crate::fake::SPACE;
@@ -56,6 +57,29 @@ async fn parameters_choose_the_pools_and_bad_ones_are_refused() {
         Code::InvalidArgument,
         "volumetype",
     );
+}
+
+#[tokio::test]
+async fn capacity_is_that_of_the_layout_and_provisioning_of_the_class() {
+    let mut s = Server::start().await;
+    for (parameters, want) in [
+        (&[][..], (Layout::Linear, Provisioning::Thick)),
+        (
+            &[("lvmType", "striping")],
+            (Layout::Striped, Provisioning::Thick),
+        ),
+        (
+            &[("lvmType", "raid1")],
+            (Layout::Raid1, Provisioning::Thick),
+        ),
+        (
+            &[("provisioning", "thin")],
+            (Layout::Linear, Provisioning::Thin),
+        ),
+    ] {
+        capacity(&mut s, of(parameters)).await.unwrap();
+        assert_eq!(s.fake.state().measured, Some(want), "{parameters:?}");
+    }
 }
 
 #[tokio::test]

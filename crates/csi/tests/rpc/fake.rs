@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use stowage_model::id::Role;
 use stowage_model::record::{Content, Membership};
-use stowage_model::request::{GroupRequest, Media, Placement, SizeRange, Source};
+use stowage_model::request::{
+    GroupRequest, Layout, Media, Placement, Provisioning, SizeRange, Source,
+};
 use stowage_model::volumes::{Capacity, Finding, Group, Grown, PoolStatus, Snapshot, Volume};
 use stowage_model::{
     Bytes, Error, Id, LimitsChange, PoolKind, PoolName, Record, Result, SnapshotRequest,
@@ -29,6 +31,10 @@ pub(crate) struct State {
     pub(crate) fail: Option<Error>,
     /// Every volume ever asked for a change of limits.
     pub(crate) modified: usize,
+    /// What the last question for capacity was about.
+    pub(crate) measured: Option<(Layout, Provisioning)>,
+    /// Looking at the pools never ends, as with a disk that hangs.
+    pub(crate) pools_hang: bool,
 }
 
 #[derive(Default)]
@@ -92,6 +98,8 @@ impl State {
         let volume = Volume {
             record: Record::for_volume(id.clone(), want, Timestamp::now()),
             pool: pool(),
+            kind: PoolKind::Lvm,
+            vg: Some("vg0".into()),
             size: want.size.required,
             used_at: Vec::new(),
         };
@@ -250,8 +258,14 @@ impl Volumes for Fake {
         })
     }
 
-    async fn capacity(&self, choice: &Placement) -> Result<Capacity> {
-        let state = self.begin()?;
+    async fn capacity(
+        &self,
+        choice: &Placement,
+        layout: Layout,
+        provisioning: Provisioning,
+    ) -> Result<Capacity> {
+        let mut state = self.begin()?;
+        state.measured = Some((layout, provisioning));
         if choice.pool.as_ref().is_some_and(|p| *p != pool())
             || choice.kind.is_some_and(|k| k != PoolKind::Lvm)
         {
@@ -265,11 +279,14 @@ impl Volumes for Fake {
     }
 
     async fn pools(&self) -> Result<Vec<PoolStatus>> {
+        if self.state().pools_hang {
+            std::future::pending::<()>().await;
+        }
         let state = self.begin()?;
         Ok(vec![PoolStatus {
             name: pool(),
             kind: PoolKind::Lvm,
-            location: "vg0".into(),
+            location: "volume group vg0".into(),
             media: Some(Media::Ssd),
             total: SPACE,
             free: SPACE.minus(state.promised()),

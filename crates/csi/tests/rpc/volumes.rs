@@ -3,8 +3,8 @@
 use stowage_csi::proto::volume_capability::access_mode::Mode;
 use stowage_csi::proto::{
     ControllerExpandVolumeRequest, ControllerGetVolumeRequest, ControllerModifyVolumeRequest,
-    CreateVolumeRequest, DeleteVolumeRequest, ValidateVolumeCapabilitiesRequest,
-    ValidateVolumeCapabilitiesResponse, VolumeCapability,
+    CreateVolumeRequest, DeleteVolumeRequest, ListVolumesRequest,
+    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, VolumeCapability,
 };
 use stowage_model::Error;
 use tonic::Code;
@@ -198,7 +198,12 @@ async fn what_a_volume_can_do_is_confirmed_and_echoed() {
         flagged("ext4", Mode::SingleNodeMultiWriter, &["noatime"]),
         mount("", Mode::MultiNodeReaderOnly),
     ];
-    let parameters = [("volumeType", "LVM"), ("bps", "1Mi")];
+    let parameters = [
+        ("volumeType", "LVM"),
+        ("vgName", "vg0"),
+        ("mediaType", "ssd"),
+        ("bps", "1Mi"),
+    ];
     let context = [
         ("vgName", "vg0"),
         ("storage.kubernetes.io/csiProvisionerIdentity", "x"),
@@ -242,6 +247,7 @@ async fn what_a_volume_cannot_do_is_a_plain_no_with_a_reason() {
         (writer.clone(), &[("lvmType", "striping")], &[], "lvmType"),
         (writer.clone(), &[("vgName", "other")], &[], "vgName"),
         (writer.clone(), &[("pool", "other")], &[], "pool"),
+        (writer.clone(), &[("mediaType", "hdd")], &[], "mediaType"),
         (
             writer.clone(),
             &[],
@@ -258,6 +264,31 @@ async fn what_a_volume_cannot_do_is_a_plain_no_with_a_reason() {
             answer.message
         );
     }
+}
+
+#[tokio::test]
+async fn a_pool_that_hangs_keeps_nobody_from_a_volume() {
+    let mut s = Server::start().await;
+    s.fake.state().pools_hang = true;
+    let bound = std::time::Duration::from_secs(5);
+    let asked = async {
+        let made = s.made("n").await;
+        let get = ControllerGetVolumeRequest {
+            volume_id: made.volume_id.clone(),
+        };
+        let got = ok(s.controller.controller_get_volume(get).await);
+        assert_eq!(got.volume.as_ref(), Some(&made));
+        let all = ok(s
+            .controller
+            .list_volumes(ListVolumesRequest::default())
+            .await);
+        assert_eq!(all.entries[0].volume, got.volume);
+        let vg = [("vgName", "vg0"), ("volumeType", "LVM")];
+        let writer = [mount("", Mode::SingleNodeWriter)];
+        let answer = validate(&mut s, &made.volume_id, &writer, &vg, &[]).await;
+        assert!(answer.confirmed.is_some());
+    };
+    tokio::time::timeout(bound, asked).await.expect("it waited");
 }
 
 #[tokio::test]

@@ -71,17 +71,18 @@ impl Ledger {
 
     /// Sum of the sizes of all volumes.
     pub(super) fn promised(&self) -> Bytes {
-        self.lock()
-            .lines
-            .values()
-            .filter(|l| !l.snapshot)
-            .map(|l| l.size)
-            .sum()
+        self.lock().promised()
     }
 
-    /// Space left for thick files.
-    pub(super) fn free(&self, space: Space, allocated: Allocated<'_>) -> Bytes {
-        self.lock().free(space, allocated)
+    /// What a new file may take, or may be promised.
+    pub(super) fn room(
+        &self,
+        provisioning: Provisioning,
+        space: Space,
+        allocated: Allocated<'_>,
+    ) -> Bytes {
+        let may = scaled(space.total, self.overprovision);
+        self.lock().room(provisioning, space, allocated, may)
     }
 
     /// Set aside `more` bytes for a thick file, or check that `more` may be promised to a thin
@@ -98,29 +99,17 @@ impl Ledger {
         pool: &str,
     ) -> Result<Reserved<'_>> {
         let mut book = self.lock();
-        let full = |free: Bytes| {
-            Error::full(format!(
-                "pool {pool} is full: {more} asked, {free} left; delete volumes or snapshots, or \
+        let may = scaled(space.total, self.overprovision);
+        let left = book.room(provisioning, space, allocated, may);
+        if more > left {
+            return Err(Error::full(format!(
+                "pool {pool} is full: {more} asked, {left} left; delete volumes or snapshots, or \
                  grow its file system"
-            ))
-        };
-        let free = book.free(space, allocated);
+            )));
+        }
         let size = match provisioning {
-            Provisioning::Thick if more > free => return Err(full(free)),
             Provisioning::Thick => more,
-            Provisioning::Thin => {
-                let promised: Bytes = book
-                    .lines
-                    .values()
-                    .filter(|l| !l.snapshot)
-                    .map(|l| l.size)
-                    .sum();
-                let may = scaled(space.total, self.overprovision);
-                if promised + more > may || free.0 < space.total.0 / 20 {
-                    return Err(full(may.minus(promised)));
-                }
-                Bytes(0)
-            }
+            Provisioning::Thin => Bytes(0),
         };
         book.in_flight = book.in_flight + size;
         Ok(Reserved { ledger: self, size })
@@ -132,6 +121,28 @@ impl Ledger {
 }
 
 impl Book {
+    fn promised(&self) -> Bytes {
+        let volumes = self.lines.values().filter(|line| !line.snapshot);
+        volumes.map(|line| line.size).sum()
+    }
+
+    /// A thin file takes nothing at first, so it is what `may` be promised that counts, until the
+    /// last twentieth of the space: that is for what was promised already.
+    fn room(
+        &self,
+        provisioning: Provisioning,
+        space: Space,
+        allocated: Allocated<'_>,
+        may: Bytes,
+    ) -> Bytes {
+        let free = self.free(space, allocated);
+        match provisioning {
+            Provisioning::Thick => free,
+            Provisioning::Thin if free.0 < space.total.0 / 20 => Bytes(0),
+            Provisioning::Thin => may.minus(self.promised()),
+        }
+    }
+
     /// What the file system has left, less what thick volumes may still take: all of a volume
     /// that shares blocks (it was made from another file of this pool, or another from it) in the
     /// worst case that all of it is overwritten, else what it has not allocated.

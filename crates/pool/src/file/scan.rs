@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use stowage_model::error::Context;
-use stowage_model::volumes::PoolStatus;
-use stowage_model::{Bytes, Id, PoolKind, Record, Result, request::Media};
+use stowage_model::request::{Media, Provisioning};
+use stowage_model::volumes::{Capacity, PoolStatus};
+use stowage_model::{Bytes, Id, PoolKind, Record, Result};
 
 use super::Shared;
 use super::ledger::Space;
@@ -93,6 +94,18 @@ impl Shared {
         allocated(&self.place(id).join("data"))
     }
 
+    pub(super) fn capacity(&self, provisioning: Provisioning) -> Capacity {
+        let space = self.present().and_then(|()| self.space());
+        let available = space.map_or(Bytes(0), |space| {
+            let allocated = |id: &Id| self.allocated(id);
+            self.ledger.room(provisioning, space, &allocated)
+        });
+        Capacity {
+            available,
+            largest: available.round_down(super::STEP),
+        }
+    }
+
     pub(super) fn status(&self) -> PoolStatus {
         let space = self.present().and_then(|()| self.space());
         let (space, problem) = match space {
@@ -105,7 +118,8 @@ impl Shared {
                 Some(e.chain()),
             ),
         };
-        let free = self.ledger.free(space, &|id| self.allocated(id));
+        let allocated = |id: &Id| self.allocated(id);
+        let free = self.ledger.room(Provisioning::Thick, space, &allocated);
         #[allow(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,

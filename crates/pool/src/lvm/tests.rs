@@ -1,7 +1,9 @@
 use super::*;
 use crate::Defect;
 use crate::vg::dm::{Devices, fake::sysfs};
-use crate::vg::samples::{EMPTY, EXISTS, FROZEN, FULL, GROUP, Steps, flags, snapshot, vg, volume};
+use crate::vg::samples::{
+    EMPTY, EXISTS, FROZEN, FULL, GROUP, PARTIAL, Steps, flags, snapshot, vg, volume,
+};
 use crate::vg::tags;
 use stowage_host::fake::Script;
 use stowage_model::request::Layout;
@@ -157,18 +159,12 @@ async fn stripes_and_copies_go_over_the_disks_with_room() {
         layout: Layout::Striped,
         ..volume("new")
     };
-    let disks = "vg-0 /dev/ubdb /dev/ubdc";
+    let disks = "vg-0 /dev/ubdc /dev/ubdb";
     let create = lvcreate(&striped, "striped -i 2 -I 64k", 16 << 20, disks);
     let script = Script::new().report(GROUP).does(&create);
     let (_sysfs, devices) = no_devices();
-    let made = on(script, devices).create(&striped, Bytes::mib(12)).await;
+    let made = on(script, devices).create(&striped, Bytes::mib(16)).await;
     assert_eq!(made.unwrap(), Bytes::mib(16));
-    // The smaller disk has 644Mi.
-    let refused = pool(Script::new().report(GROUP).report(GROUP))
-        .create(&striped, Bytes::mib(1400))
-        .await
-        .unwrap_err();
-    assert_eq!(refused.kind(), Kind::Full);
     let raid1 = Record {
         layout: Layout::Raid1,
         ..volume("new")
@@ -182,7 +178,150 @@ async fn stripes_and_copies_go_over_the_disks_with_room() {
     let lone = pool(Script::new().report(EMPTY).report(EMPTY))
         .create(&raid1, Bytes::mib(4))
         .await;
-    assert_eq!(lone.unwrap_err().kind(), Kind::Precondition);
+    // Another node may have two disks.
+    assert_eq!(lone.unwrap_err().kind(), Kind::Full);
+}
+
+/// A group of blank disks of so many MiB.
+fn disks(mib: &[u64]) -> String {
+    let pv = |(n, mib): (usize, &u64)| {
+        let free = Bytes::mib(*mib).0;
+        format!("{{\"pv_name\":\"/dev/d{n}\", \"pv_free\":\"{free}\", \"pv_missing\":\"\"}}")
+    };
+    let pvs: Vec<_> = mib.iter().enumerate().map(pv).collect();
+    let all = Bytes::mib(mib.iter().sum()).0.to_string();
+    let one = "{\"pv_name\":\"/dev/ubdd\", \"pv_free\":\"1069547520\", \"pv_missing\":\"\"}";
+    assert!(EMPTY.contains(one));
+    EMPTY
+        .replace(one, &pvs.join(","))
+        .replace("1069547520", &all)
+}
+
+fn laid(layout: Layout) -> Record {
+    Record {
+        layout,
+        ..volume("new")
+    }
+}
+
+#[tokio::test]
+async fn the_size_told_before_is_the_size_made() {
+    for (layout, kind, want) in [
+        (Layout::Linear, "linear", 1028),
+        (Layout::Striped, "striped -i 3 -I 64k", 1032),
+        (Layout::Raid1, "raid1 -m1", 1028),
+    ] {
+        let record = laid(layout);
+        let on_disks = match layout {
+            Layout::Striped => "vg-0 /dev/d0 /dev/d1 /dev/d2",
+            _ => "vg-0",
+        };
+        let group = disks(&[2000, 2000, 2000]);
+        let create = lvcreate(&record, kind, want << 20, on_disks);
+        let script = Script::new().report(&group).does(&create);
+        let (_sysfs, devices) = no_devices();
+        let pool = on(script, devices);
+        pool.status().await.unwrap();
+        let told = pool.rounded(&record, Bytes::mib(1025)).await.unwrap();
+        assert_eq!(told, Bytes::mib(want), "{layout:?}");
+        assert_eq!(pool.create(&record, told).await.unwrap(), told);
+    }
+}
+
+#[tokio::test]
+async fn stripes_never_make_a_volume_larger_than_was_told() {
+    // A third disk had room when the size was told, and has none now.
+    let record = laid(Layout::Striped);
+    let now = disks(&[2000, 2000, 100]);
+    let script = Script::new().report(&now).report(&now);
+    let (_sysfs, devices) = no_devices();
+    let pool = on(script, devices);
+    let odd = Bytes::mib(3 * 4 * 87);
+    let refused = pool.create(&record, odd).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Full);
+}
+
+#[tokio::test]
+async fn a_striped_volume_grows_by_whole_stripes_of_its_own() {
+    let record = Record {
+        layout: Layout::Striped,
+        ..volume("Ü x")
+    };
+    let name = names::of(&record.id);
+    let plain = format!("{{\"lv_name\":\"{name}\", \"thin_id\":\"\", \"zero\":\"unknown\"}}");
+    let three = plain.replace('}', ", \"stripes\":\"3\"}");
+    // Its first extents lie over two disks; the last ones tell how it goes on.
+    let two = plain.replace('}', ", \"stripes\":\"2\"}");
+    assert!(GROUP.contains(&plain));
+    let group = GROUP.replace(&plain, &format!("{two},{three}"));
+    for (asked, want) in [(60, 60), (50, 60), (61, 72), (72, 72), (73, 84)] {
+        let pool = pool(Script::new().report(&group));
+        let told = pool.rounded(&record, Bytes::mib(asked)).await.unwrap();
+        assert_eq!(told, Bytes::mib(want), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn the_largest_volume_told_is_made_and_one_extent_more_is_not() {
+    for (group, layout, most, kind, on_disks) in [
+        (&[2000][..], Layout::Linear, 2000, "linear", ""),
+        (&[2000, 400], Layout::Linear, 2400, "linear", ""),
+        (&[2000], Layout::Striped, 0, "", ""),
+        (&[2000], Layout::Raid1, 0, "", ""),
+        (
+            &[400, 2000],
+            Layout::Striped,
+            800,
+            "striped -i 2 -I 64k",
+            " /dev/d1 /dev/d0",
+        ),
+        (
+            &[2000, 2000, 100],
+            Layout::Striped,
+            4000,
+            "striped -i 2 -I 64k",
+            " /dev/d0 /dev/d1",
+        ),
+        (
+            &[2000, 1500, 1500],
+            Layout::Striped,
+            4500,
+            "striped -i 3 -I 64k",
+            " /dev/d0 /dev/d1 /dev/d2",
+        ),
+        // An extent of each copy is for the state of the array.
+        (&[400, 2000], Layout::Raid1, 396, "raid1 -m1", ""),
+        (&[900, 400, 2000, 800], Layout::Raid1, 1296, "raid1 -m1", ""),
+        (&[2, 2000], Layout::Raid1, 0, "", ""),
+    ] {
+        let json = disks(group);
+        let record = laid(layout);
+        let told = pool(Script::new().report(&json))
+            .capacity(layout, Provisioning::Thick)
+            .await;
+        assert_eq!(told.largest, Bytes::mib(most), "{layout:?} {group:?}");
+        if most > 0 {
+            let create = lvcreate(&record, kind, most << 20, &format!("vg-0{on_disks}"));
+            let script = Script::new().report(&json).does(&create);
+            let (_sysfs, devices) = no_devices();
+            let pool = on(script, devices);
+            pool.status().await.unwrap();
+            let told = pool.rounded(&record, Bytes::mib(most)).await.unwrap();
+            assert_eq!(pool.create(&record, told).await.unwrap(), told);
+        }
+        // A linear one is refused by LVM itself.
+        let more = Bytes::mib(most + 4);
+        let refused = lvcreate(&record, "linear", more.0, "vg-0");
+        let script = match layout {
+            Layout::Linear => Script::new().refuses(&refused, FULL).report(&json),
+            _ => Script::new().report(&json).report(&json),
+        };
+        let e = pool(script).create(&record, more).await.unwrap_err();
+        assert_eq!(e.kind(), Kind::Full, "{layout:?} {group:?}");
+    }
+    let missing = pool(Script::new().report(PARTIAL));
+    let told = missing.capacity(Layout::Linear, Provisioning::Thick).await;
+    assert_eq!(told.largest, Bytes(0));
 }
 
 fn cut_argv(cut: &Record, of: &Record, bytes: u64) -> String {

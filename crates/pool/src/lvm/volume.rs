@@ -7,12 +7,10 @@ use stowage_model::{Bytes, Error, Record, Result};
 
 use super::LvmPool;
 use super::reader;
+use super::room::Place;
 use crate::vg::report::State;
 use crate::vg::sort::{Sort, sort};
 use crate::vg::{Lv, Report, names, says, tags};
-
-/// Small enough that a few files' worth of readahead spans the stripes, as mkfs expects.
-const STRIPE_SIZE: &str = "64k";
 
 impl LvmPool {
     pub(super) async fn create_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
@@ -82,54 +80,6 @@ impl LvmPool {
                 let what = format!("failed to blank LV {}", self.vg.path(lv));
                 Error::internal(what).caused_by(e)
             })
-    }
-
-    /// Where a volume of this layout fits.
-    fn place(&self, report: &Report, layout: Layout, size: Bytes) -> Result<Place> {
-        self.vg.whole(report)?;
-        let extent = report.vg.extent;
-        let size = size.round_up(extent);
-        let disks: Vec<_> = report.pvs.iter().filter(|pv| !pv.missing).collect();
-        if layout != Layout::Linear && disks.len() < 2 {
-            return Err(Error::precondition(format!(
-                "pool {}: a {} volume needs two disks, volume group {} has {}; add one with \
-                 `stowage pool extend`",
-                self.vg.pool(),
-                layout.as_str(),
-                self.vg.name(),
-                disks.len()
-            )));
-        }
-        let place = |kind: &[&str], size, pvs| Place {
-            kind: kind.iter().map(ToString::to_string).collect(),
-            size,
-            pvs,
-        };
-        match layout {
-            Layout::Linear if size <= report.vg.free => Ok(Place::linear(size)),
-            // Each copy has an extent of its own for the state of the array.
-            Layout::Raid1 if Bytes(2 * (size + extent).0) <= report.vg.free => {
-                Ok(place(&["--type", "raid1", "-m1"], size, Vec::new()))
-            }
-            Layout::Striped => {
-                // As many stripes as there are disks with room for one.
-                let stripe = |n: usize| size.0.div_ceil(n as u64 * extent.0) * extent.0;
-                let roomy = |n: usize| {
-                    let pvs = disks.iter().filter(|pv| pv.free.0 >= stripe(n));
-                    pvs.map(|pv| pv.name.clone()).collect::<Vec<_>>()
-                };
-                let found = (2..=disks.len()).rev().map(|n| (n, roomy(n)));
-                let (n, mut pvs) = found
-                    .into_iter()
-                    .find(|(n, pvs)| pvs.len() >= *n)
-                    .ok_or_else(|| self.vg.full(report.vg.free, size))?;
-                pvs.truncate(n);
-                let stripes = n.to_string();
-                let kind = ["--type", "striped", "-i", &stripes, "-I", STRIPE_SIZE];
-                Ok(place(&kind, Bytes(stripe(n) * n as u64), pvs))
-            }
-            _ => Err(self.vg.full(report.vg.free, size)),
-        }
     }
 
     pub(super) async fn grow_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
@@ -249,22 +199,5 @@ fn existing(lv: &Lv) -> Result<Bytes> {
             "LV {} is in the way; remove or rename it",
             lv.name
         ))),
-    }
-}
-
-struct Place {
-    kind: Vec<String>,
-    size: Bytes,
-    pvs: Vec<String>,
-}
-
-impl Place {
-    fn linear(size: Bytes) -> Self {
-        let kind = ["--type", "linear"].map(str::to_owned).into();
-        Self {
-            kind,
-            size,
-            pvs: Vec::new(),
-        }
     }
 }

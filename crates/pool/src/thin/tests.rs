@@ -82,6 +82,11 @@ async fn a_volume_is_one_lvcreate_with_its_record() {
         pool(script).create(&new, Bytes::mib(129)).await.unwrap(),
         Bytes::mib(132)
     );
+    // As much as is told, and not a byte more.
+    let told = pool(Script::new().report(GROUP))
+        .capacity(Layout::Linear, Provisioning::Thick)
+        .await;
+    assert_eq!(told.largest, Bytes::mib(132));
     let script = Script::new().report(GROUP).report(GROUP);
     let e = pool(script)
         .create(&new, Bytes::mib(133))

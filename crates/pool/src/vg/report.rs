@@ -50,6 +50,8 @@ pub(crate) struct Lv {
     pub(crate) thin_id: Option<u32>,
     /// Of a thin pool: new blocks are zeroed when they are taken.
     pub(crate) zeroes: bool,
+    /// Over how many disks its last extents are striped, which is how it grows.
+    pub(crate) stripes: u64,
 }
 
 impl Lv {
@@ -151,7 +153,7 @@ pub(super) fn command(vg: &str) -> Cmd {
             "lv",
             "lv_name,lv_size,origin_size,lv_attr,origin,pool_lv,data_percent,metadata_percent,lv_tags",
         ),
-        ("seg", "lv_name,thin_id,zero"),
+        ("seg", "lv_name,thin_id,zero,stripes"),
         ("pvseg", "pv_name"),
     ];
     let cmd = Cmd::new("lvm").args([
@@ -221,6 +223,8 @@ struct SegRow {
     lv_name: String,
     thin_id: String,
     zero: String,
+    #[serde(default)]
+    stripes: String,
 }
 
 /// Read the output of [`command`].
@@ -264,9 +268,11 @@ pub(super) fn parse(json: &str) -> Result<Report> {
 }
 
 fn read_lv(row: LvRow, segments: &[SegRow]) -> Result<Lv> {
-    let segment = segments
+    let mut own = segments
         .iter()
-        .find(|segment| segment.lv_name == row.lv_name);
+        .filter(|segment| segment.lv_name == row.lv_name);
+    let segment = own.next();
+    let last = own.next_back().or(segment);
     Ok(Lv {
         size: bytes("lv_size", &row.lv_size)?,
         origin_size: word(row.origin_size)
@@ -280,6 +286,9 @@ fn read_lv(row: LvRow, segments: &[SegRow]) -> Result<Lv> {
         tags: list(&row.lv_tags),
         thin_id: segment.and_then(|segment| segment.thin_id.parse().ok()),
         zeroes: segment.is_some_and(|segment| segment.zero == "zero"),
+        stripes: last
+            .and_then(|segment| segment.stripes.parse().ok())
+            .unwrap_or(1),
         name: row.lv_name,
     })
 }
