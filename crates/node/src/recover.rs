@@ -246,7 +246,7 @@ impl Inner {
                 what: format!("lies in pool {} and was not made by us", pool.name()),
                 mend: "nothing needs to be done; it is never touched and only takes space".into(),
             },
-            Defect::Unreadable(what, why) => Finding {
+            Defect::Unreadable { what, why, .. } => Finding {
                 severity: Severity::Error,
                 trouble: Trouble::BadRecord,
                 subject: what.clone(),
@@ -315,7 +315,7 @@ impl Inner {
 }
 
 fn unreadable(scan: &Scan) -> bool {
-    let is_unreadable = |d: &Defect| matches!(d, Defect::Unreadable(..));
+    let is_unreadable = |d: &Defect| matches!(d, Defect::Unreadable { .. });
     scan.defects.iter().any(is_unreadable)
 }
 
