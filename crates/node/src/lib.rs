@@ -36,6 +36,7 @@ mod stats;
 mod target;
 mod tend;
 mod throttle;
+mod unread;
 
 pub use jobs::Job;
 pub use local::{Local, Options};

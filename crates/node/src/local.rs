@@ -1,8 +1,8 @@
 //! The node's one object: what the doors call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +21,7 @@ use stowage_model::{
     publish::Stats,
 };
 use stowage_pool::Pool;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::Attachments;
@@ -31,6 +31,7 @@ use crate::journal::{Intent, Journal};
 use crate::ops::Ops;
 use crate::pools::PoolConfig;
 use crate::snapshot::snapshot_of;
+use crate::unread::Unread;
 
 /// How long a record changed in use may wait before it is carried into its pool: long enough for
 /// a stage and the publish that follows it not to meet the LVM command.
@@ -55,14 +56,21 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) runner: Arc<dyn Runner>,
     pub(crate) pools: RwLock<BTreeMap<PoolName, Arc<dyn Pool>>>,
+    /// What they were opened from. Held while a pool is made: one at a time.
+    pub(crate) configs: AsyncMutex<Vec<PoolConfig>>,
     pub(crate) index: Index,
+    /// What the index lacks.
+    pub(crate) unread: Unread,
     pub(crate) ops: Arc<Ops>,
     pub(crate) journal: Journal,
     pub(crate) attachments: Attachments,
     pub(crate) jobs: Arc<Jobs>,
+    /// One wipe at a time.
     pub(crate) purging: Semaphore,
+    /// Pools whose upkeep is under way.
+    pub(crate) tending: Mutex<BTreeSet<PoolName>>,
     pub(crate) stopping: CancellationToken,
-    /// What reading the pools found.
+    /// What reading the pools, and work on what they hold, found.
     pub(crate) found: RwLock<BTreeMap<PoolName, Vec<Finding>>>,
     /// What the last upkeep found.
     pub(crate) upkeep: RwLock<BTreeMap<PoolName, Vec<Finding>>>,
@@ -164,6 +172,12 @@ impl Inner {
         blocking(move || me.journal.write(&id, &intent)).await
     }
 
+    /// What is noted about this volume, if that can be read.
+    pub(crate) async fn noted(self: &Arc<Self>, id: &Id) -> Result<Option<Intent>> {
+        let (me, id) = (Arc::clone(self), id.clone());
+        blocking(move || me.journal.read(&id)).await
+    }
+
     /// Forget an intention, durably.
     pub(crate) async fn unnote(self: &Arc<Self>, id: &Id) -> Result<()> {
         let (me, id) = (Arc::clone(self), id.clone());
@@ -219,13 +233,21 @@ impl Local {
         self.inner.ops.detached(work).await
     }
 
-    /// Whether the node can serve: the last recovery found every pool usable.
+    /// Whether the node can serve: one pool at least is there. Those that are not are told by
+    /// [`Volumes::findings`]; their trouble must not keep the others' volumes from being used.
     ///
     /// # Errors
-    /// [`stowage_model::Kind::Precondition`] naming the first pool that is not.
+    /// [`stowage_model::Kind::Precondition`] when no pool is configured, or none is there.
     pub fn ready(&self) -> Result<()> {
-        if self.inner.pools().is_empty() {
+        let pools = self.inner.pools();
+        if pools.is_empty() {
             return Err(Error::precondition("no pool is configured"));
+        }
+        let missing = self.inner.missing_pools();
+        if pools.iter().all(|pool| missing.contains(pool.name())) {
+            return Err(Error::precondition(
+                "none of the pools is there; run `stowage doctor`",
+            ));
         }
         Ok(())
     }
@@ -316,6 +338,10 @@ impl Volumes for Local {
 
     async fn capacity(&self, choice: &Placement) -> Result<Capacity> {
         let mut capacity = Capacity::default();
+        if !self.inner.unread.pools().is_empty() {
+            // Nothing new is made meanwhile.
+            return Ok(capacity);
+        }
         for pool in self.inner.allowed(choice).await? {
             let status = pool.status().await?;
             capacity.available = capacity.available + status.free;
