@@ -777,9 +777,9 @@ fn a_damaged_record_is_reported_and_its_volume_not_touched() {
             .fails_with(&[id, "record"]);
         rig.run(&["volume", "delete", name])
             .fails_with(&["no volume"]);
-        Csi::new(&rig)
-            .delete(id)
-            .expect("not one of ours to delete");
+        // Nor is it gone: told so, its caller would forget it.
+        let refused = Csi::new(&rig).delete(id).expect_err("it is there");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     }
     rig.settle();
     for (id, digest) in ids.iter().zip(digests) {

@@ -17,18 +17,16 @@ pub use crate::copy::copy_device;
 /// Tells the trial files of one process apart.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
+/// How the names of the files begin that [`supported`] tries with, and that a kill leaves.
+pub const TRIAL: &str = ".stowage-reflink-";
+
 /// Whether files in `dir` can share blocks (FICLONE): asked by trying it with two small files.
 ///
 /// # Errors
 /// If the trial files cannot be made.
 pub fn supported(dir: &Path) -> Result<bool, FsError> {
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    let name = |end| {
-        dir.join(format!(
-            ".stowage-reflink-{}-{serial}-{end}",
-            std::process::id()
-        ))
-    };
+    let name = |end| dir.join(format!("{TRIAL}{}-{serial}-{end}", std::process::id()));
     let (from, to) = (name("a"), name("b"));
     let tried = fs::write(&from, [1; 4096])
         .context("write", &from)

@@ -32,6 +32,10 @@ impl Inner {
             }
             return self.volume_of(&self.index.need(&id)?);
         }
+        self.unread.rule_out_record(&id)?;
+        let allowed = self.allowed(&want.placement, want.layout).await;
+        self.unread.among(&allowed)?;
+        self.end_failed_creation(&id).await?;
         let source = want.source.as_ref().map(|s| self.source(s)).transpose()?;
         let asked = asked_size(want, source.as_ref())?;
         let pool = self.choose(want, asked, source.as_ref()).await?;
@@ -71,15 +75,9 @@ impl Inner {
         record: &Record,
         size: Bytes,
     ) -> Result<()> {
-        let journaled = pool.creation_needs_journal();
-        if journaled {
-            self.note(
-                &record.id,
-                Intent::Create {
-                    pool: pool.name().clone(),
-                },
-            )
-            .await?;
+        if pool.creation_needs_journal() {
+            let intent = Intent::create(pool.name(), record);
+            self.note(&record.id, intent).await?;
             failpoint::hit("node.create.noted");
         }
         let made = pool.create(record, size).await;
@@ -87,32 +85,67 @@ impl Inner {
         let size = match made {
             Ok(size) => size,
             Err(e) => {
-                self.undo_creation(pool, record).await;
+                self.creation_failed(pool, record, &e).await;
                 return Err(e);
             }
         };
-        if journaled {
-            self.unnote(&record.id).await?;
-        }
+        self.unnote(&record.id).await?;
         self.index
             .put(Entry::new(record.clone(), size, Arc::clone(pool)));
         Ok(())
     }
 
-    /// Take away what a failed creation may have left, so that the error is the whole outcome.
-    async fn undo_creation(self: &Arc<Self>, pool: &Arc<dyn Pool>, record: &Record) {
-        match pool.remove(record).await {
-            Ok(removed) => {
-                self.purge_later(pool, removed);
-                if let Err(e) = self.unnote(&record.id).await {
-                    tracing::warn!(volume.id = %record.id, error = %e.chain(), "journal not cleared");
-                }
-            }
-            // The journal entry stays, and the next start tries again.
-            Err(e) => {
-                tracing::warn!(volume.id = %record.id, error = %e.chain(), "failed creation not undone");
-            }
+    /// A creation failed, and the error is its whole outcome.
+    pub(crate) async fn creation_failed(
+        self: &Arc<Self>,
+        pool: &Arc<dyn Pool>,
+        record: &Record,
+        why: &Error,
+    ) {
+        if why.kind() != Kind::Exists {
+            return self.undo_creation(pool, record).await;
         }
+        // Nothing was made: what bears the id was there before, and is not ours to remove.
+        if let Err(e) = self.unnote(&record.id).await {
+            tracing::warn!(volume.id = %record.id, error = %e.chain(), "journal not kept");
+        }
+    }
+
+    /// Take away what a failed creation may have left. What cannot be taken away is noted, for the
+    /// next creation of that id or the next start.
+    pub(crate) async fn undo_creation(self: &Arc<Self>, pool: &Arc<dyn Pool>, record: &Record) {
+        let id = &record.id;
+        let noted = match self.take_away(pool, record).await {
+            Ok(()) => self.unnote(id).await,
+            Err(e) => {
+                tracing::warn!(volume.id = %id, error = %e.chain(), "failed creation not undone");
+                self.note(id, Intent::create(pool.name(), record)).await
+            }
+        };
+        if let Err(e) = noted {
+            tracing::warn!(volume.id = %id, error = %e.chain(), "journal not kept");
+        }
+    }
+
+    /// Take away what an earlier creation of this id left that could not be undone then: a new one
+    /// is of another moment and would find it in its way. The caller holds the id, and has seen
+    /// that the index lacks it.
+    pub(crate) async fn end_failed_creation(self: &Arc<Self>, id: &Id) -> Result<()> {
+        let Some(Intent::Create { pool, pairs }) = self.noted(id).await? else {
+            return Ok(());
+        };
+        let Some(pool) = self.pools().into_iter().find(|p| *p.name() == pool) else {
+            return Ok(());
+        };
+        self.take_away(&pool, &Record::from_pairs(&pairs)?).await?;
+        self.unnote(id).await
+    }
+
+    async fn take_away(self: &Arc<Self>, pool: &Arc<dyn Pool>, record: &Record) -> Result<()> {
+        pool.detach(record).await?;
+        let removed = pool.remove(record).await?;
+        self.purge_later(pool, removed);
+        Ok(())
     }
 
     async fn make_from(
@@ -144,12 +177,16 @@ impl Inner {
             let made = pool.clone_volume(&source.record, &record, size).await;
             let thawed = self.thaw_after_cut(freeze).await;
             failpoint::hit("node.clone.made");
-            let made = made?;
-            if let Err(e) = thawed {
-                // Torn, perhaps; the next call of this name must not find it.
-                self.undo_creation(&pool, &record).await;
-                return Err(e);
-            }
+            // After a thaw that failed it is torn, perhaps; the next call of this name must not find
+            // it.
+            let made = match made.and_then(|made| thawed.map(|()| made)) {
+                Ok(made) => made,
+                Err(e) => {
+                    self.creation_failed(&pool, &record, &e).await;
+                    return Err(e);
+                }
+            };
+            self.unnote(&record.id).await?;
             self.index.put(Entry::new(record.clone(), made, pool));
         } else {
             record.content = Content::Filling;
@@ -169,8 +206,8 @@ impl Inner {
             && e.kind() != Kind::Pending
             && !self.stopping.is_cancelled()
         {
-            self.undo_creation(&new.pool, &new.record).await;
             self.index.remove(&new.record.id);
+            self.undo_creation(&new.pool, &new.record).await;
         }
         filled
     }

@@ -34,6 +34,10 @@ impl Inner {
             }
             let entry = self.index.get(&id);
             fresh = entry.is_none();
+            if fresh {
+                // Before the note of its target is touched, by which its consumer is known.
+                self.unread.rule_out(&id)?;
+            }
             self.vet_target(entry.as_ref(), &want.target, false).await?;
             let publication = Publication {
                 block: false,

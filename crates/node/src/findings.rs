@@ -3,9 +3,9 @@
 use std::sync::PoisonError;
 
 use stowage_host::{blocking, mount};
-use stowage_model::Result;
 use stowage_model::record::Content;
 use stowage_model::volumes::{Finding, Severity, Trouble};
+use stowage_model::{Id, PoolName, Result};
 
 use crate::index::Entry;
 use crate::local::Inner;
@@ -41,8 +41,28 @@ impl Inner {
             findings.push(pool_missing(entry.pool.name().as_str(), &problem));
         }
         let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
-        findings.extend(upkeep.get(entry.pool.name()).into_iter().flatten().cloned());
+        let of_pool = upkeep.get(entry.pool.name()).into_iter().flatten();
+        findings.extend(of_pool.filter(|f| concerns(f, entry)).cloned());
         Ok(findings)
+    }
+
+    /// Keep a finding about something in this pool until the next start.
+    pub(crate) fn found_in(&self, pool: &PoolName, finding: Finding) {
+        let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
+        found.entry(pool.clone()).or_default().push(finding);
+    }
+
+    /// The pools that were not there when they were last looked at.
+    pub(crate) fn missing_pools(&self) -> Vec<PoolName> {
+        let mut missing = self.unread.pools();
+        let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
+        let gone = |findings: &[Finding]| {
+            let mut of_pool = findings.iter();
+            of_pool.any(|f| f.trouble == Trouble::PoolMissing && f.severity == Severity::Error)
+        };
+        let gone = upkeep.iter().filter(|(_, findings)| gone(findings));
+        missing.extend(gone.map(|(pool, _)| pool.clone()));
+        missing
     }
 
     async fn own_findings(&self, entry: &Entry) -> Result<Vec<Finding>> {
@@ -104,6 +124,17 @@ impl Inner {
         let id = entry.record.id.to_string();
         self.jobs.list().iter().any(|job| job.subject == id)
     }
+}
+
+/// Whether what upkeep found in the pool of a volume is about that volume: about the pool itself,
+/// the volume, or the snapshot whose bytes it shows.
+fn concerns(finding: &Finding, volume: &Entry) -> bool {
+    let Ok(subject) = finding.subject.parse::<Id>() else {
+        return true;
+    };
+    let record = &volume.record;
+    subject == record.id
+        || record.source.as_ref() == Some(&subject) && volume.pool.reads_in_place(record)
 }
 
 fn pool_missing(name: &str, problem: &str) -> Finding {

@@ -10,7 +10,7 @@ use stowage_model::id::Role;
 use stowage_model::record::Membership;
 use stowage_model::request::GroupRequest;
 use stowage_model::volumes::Group;
-use stowage_model::{Error, Id, PoolName, Record, Result};
+use stowage_model::{Error, Id, Kind, PoolName, Record, Result};
 use stowage_pool::Pool;
 
 use crate::index::Entry;
@@ -33,7 +33,7 @@ impl Inner {
         let mut held = sources.clone();
         held.push(id.clone());
         let _held = self.ops.begin_all(&held, "group snapshot").await?;
-        let present = self.members(&id);
+        let present = self.whole_group(&id)?;
         if !present.is_empty() {
             let cut: Vec<&Id> = present
                 .iter()
@@ -49,7 +49,7 @@ impl Inner {
         }
         let entries = sources
             .iter()
-            .map(|s| self.cuttable(s))
+            .map(|s| self.cuttable(s).map_err(not_now))
             .collect::<Result<Vec<Entry>>>()?;
         let created = Timestamp::now();
         let of = entries.len();
@@ -70,6 +70,9 @@ impl Inner {
                 (source, record)
             })
             .collect();
+        for (_, member) in &cuts {
+            self.end_failed_creation(&member.id).await?;
+        }
         self.cut_all(&cuts).await?;
         Ok(group_of(id.clone(), &self.members(&id)))
     }
@@ -90,7 +93,10 @@ impl Inner {
         if result.is_ok() {
             for (source, record) in cuts {
                 result = source.pool.snapshot(&source.record, record).await;
-                made.push(record);
+                // What was there before was not made here.
+                if !result.as_ref().is_err_and(|e| e.kind() == Kind::Exists) {
+                    made.push(record);
+                }
                 if result.is_err() {
                     break;
                 }
@@ -101,10 +107,15 @@ impl Inner {
         let thawed = self.thaw_after_cut(frozen).await;
         let result = result.and(resumed).and(thawed);
         for (source, record) in cuts.iter().filter(|(_, r)| made.contains(&r)) {
-            let entry = Entry::new(record.clone(), source.size, Arc::clone(&source.pool));
             match &result {
-                Ok(()) => self.index.put(entry),
-                Err(_) => self.drop_snapshot(&entry).await?,
+                Ok(()) => {
+                    let pool = Arc::clone(&source.pool);
+                    self.index
+                        .put(Entry::new(record.clone(), source.size, pool));
+                }
+                // Every one is tried. What stays is noted, and no member of the next attempt,
+                // which is of another moment.
+                Err(_) => self.undo_creation(&source.pool, record).await,
             }
         }
         result
@@ -119,22 +130,41 @@ impl Inner {
         members
     }
 
+    /// The members of a group, when none can have been overlooked.
+    fn whole_group(&self, id: &Id) -> Result<Vec<Entry>> {
+        let members = self.members(id);
+        let of = members.iter().filter_map(|e| e.record.group.as_ref());
+        if members.len() < of.map(|m| m.of).max().unwrap_or(1) {
+            self.unread.rule_out_members()?;
+        }
+        Ok(members)
+    }
+
+    /// All members go, or, as far as can be told before the first goes, none. A call that was cut
+    /// off is repeated with the same names, of which some are gone by then.
     pub(crate) async fn remove_group(self: &Arc<Self>, id: &Id, named: &[Id]) -> Result<()> {
         let members = self.members(id);
         let mut ids: Vec<Id> = members.iter().map(|e| e.record.id.clone()).collect();
         ids.push(id.clone());
         let _held = self.ops.begin_all(&ids, "deletion").await?;
-        let members = self.members(id);
+        let members = self.whole_group(id)?;
         if members.is_empty() {
             return Ok(());
         }
         let is_member = |id: &Id| members.iter().any(|e| e.record.id == *id);
-        if !named.is_empty() && (named.len() != members.len() || !named.iter().all(is_member)) {
+        let known = |id: &Id| is_member(id) || self.index.get(id).is_none();
+        let all_named = members.iter().all(|e| named.contains(&e.record.id));
+        let fits = named.is_empty() || all_named && named.iter().all(known);
+        if !fits {
             let ids: Vec<String> = members.iter().map(|e| e.record.id.to_string()).collect();
             return Err(Error::invalid(format!(
                 "the snapshots named are not those of the group {id}; its members are {}",
                 ids.join(", ")
             )));
+        }
+        for member in &members {
+            self.not_copied_from(member)?;
+            member.pool.removable(&member.record).await?;
         }
         for member in &members {
             self.remove_snapshot_locked(member).await?;
@@ -151,6 +181,15 @@ impl Inner {
             )));
         }
         Ok(group_of(id.clone(), &members))
+    }
+}
+
+/// That the pool of one of its volumes cuts no snapshots is the state of a group, not a call that
+/// is unknown.
+fn not_now(e: Error) -> Error {
+    match e.kind() {
+        Kind::Unsupported => Error::precondition(e.message().to_owned()).caused_by(e),
+        _ => e,
     }
 }
 

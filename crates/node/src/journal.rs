@@ -8,16 +8,19 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use stowage_host::{FsError, durable};
 use stowage_model::error::Context;
-use stowage_model::{Id, PoolName, Record, Result};
+use stowage_model::{Error, Id, PoolName, Record, Result};
 
 /// What was about to happen, or has happened and is not yet in the pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Intent {
-    /// The volume is being made in this pool and may not be blank yet.
+    /// The volume or snapshot is being made in this pool, and nobody was told that it exists: what
+    /// is there of it may not be blank yet, and goes.
     Create {
         /// The pool.
         pool: PoolName,
+        /// The flat form of its record. By the moment in it is it told from another of its name.
+        pairs: BTreeMap<String, String>,
     },
     /// mkfs is running on a volume that was provably blank; whatever it left may be overwritten.
     Format,
@@ -31,13 +34,23 @@ pub(crate) enum Intent {
 impl Intent {
     /// The intent to carry this record into the pool.
     pub(crate) fn record(record: &Record) -> Self {
-        let pairs = record
-            .to_pairs()
-            .into_iter()
-            .map(|(k, v)| (k.to_owned(), v))
-            .collect();
-        Intent::Record { pairs }
+        Intent::Record {
+            pairs: owned(record),
+        }
     }
+
+    /// The intent to make what this record tells of in this pool.
+    pub(crate) fn create(pool: &PoolName, record: &Record) -> Self {
+        Intent::Create {
+            pool: pool.clone(),
+            pairs: owned(record),
+        }
+    }
+}
+
+fn owned(record: &Record) -> BTreeMap<String, String> {
+    let pairs = record.to_pairs().into_iter();
+    pairs.map(|(k, v)| (k.to_owned(), v)).collect()
 }
 
 /// The directory of intentions.
@@ -73,6 +86,19 @@ impl Journal {
     pub(crate) fn clear(&self, id: &Id) -> Result<()> {
         durable::remove_file(&self.path(id))
             .or_internal(|| format!("failed to clear the journal entry of {id}"))
+    }
+
+    /// What is written down about one volume.
+    ///
+    /// # Errors
+    /// Internal when there is something that cannot be read.
+    pub(crate) fn read(&self, id: &Id) -> Result<Option<Intent>> {
+        let failed = || format!("failed to read the journal entry of {id}");
+        match std::fs::read(self.path(id)) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).or_internal(failed),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::internal(failed()).caused_by(e)),
+        }
     }
 
     /// Everything written down. Entries that cannot be read are answered as their file names.
@@ -124,6 +150,7 @@ mod tests {
                 &id,
                 &Intent::Create {
                     pool: PoolName::new("p").unwrap(),
+                    pairs: BTreeMap::new(),
                 },
             )
             .unwrap();
@@ -133,6 +160,7 @@ mod tests {
         let (intents, unreadable) = again.load().unwrap();
         assert_eq!(intents.get(&id), Some(&Intent::Format));
         assert_eq!(unreadable.len(), 1);
+        assert_eq!(again.read(&id).unwrap(), Some(Intent::Format));
         again.clear(&id).unwrap();
         again.clear(&id).unwrap();
         assert!(again.load().unwrap().0.is_empty());

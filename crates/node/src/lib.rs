@@ -38,6 +38,7 @@ mod tend;
 #[cfg(test)]
 mod testing;
 mod throttle;
+mod unread;
 
 pub use jobs::Job;
 pub use local::{Local, Options};

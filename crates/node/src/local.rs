@@ -1,8 +1,8 @@
 //! The node's one object: what the doors call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,7 +23,7 @@ use stowage_model::{
     publish::Stats,
 };
 use stowage_pool::Pool;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::Attachments;
@@ -34,6 +34,7 @@ use crate::journal::{Intent, Journal};
 use crate::ops::Ops;
 use crate::pools::PoolConfig;
 use crate::snapshot::snapshot_of;
+use crate::unread::Unread;
 
 /// How long a record changed in use may wait before it is carried into its pool: long enough for
 /// a stage and the publish that follows it not to meet the LVM command.
@@ -58,14 +59,21 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) runner: Arc<dyn Runner>,
     pub(crate) pools: RwLock<BTreeMap<PoolName, Arc<dyn Pool>>>,
+    /// What they were opened from. Held while a pool is made: one at a time.
+    pub(crate) configs: AsyncMutex<Vec<PoolConfig>>,
     pub(crate) index: Index,
+    /// What the index lacks.
+    pub(crate) unread: Unread,
     pub(crate) ops: Arc<Ops>,
     pub(crate) journal: Journal,
     pub(crate) attachments: Attachments,
     pub(crate) jobs: Arc<Jobs>,
+    /// One wipe at a time.
     pub(crate) purging: Semaphore,
+    /// Pools whose upkeep is under way.
+    pub(crate) tending: Mutex<BTreeSet<PoolName>>,
     pub(crate) stopping: CancellationToken,
-    /// What reading the pools found.
+    /// What reading the pools, and work on what they hold, found.
     pub(crate) found: RwLock<BTreeMap<PoolName, Vec<Finding>>>,
     /// What the last upkeep found.
     pub(crate) upkeep: RwLock<BTreeMap<PoolName, Vec<Finding>>>,
@@ -169,6 +177,12 @@ impl Inner {
         blocking(move || me.journal.write(&id, &intent)).await
     }
 
+    /// What is noted about this volume, if that can be read.
+    pub(crate) async fn noted(self: &Arc<Self>, id: &Id) -> Result<Option<Intent>> {
+        let (me, id) = (Arc::clone(self), id.clone());
+        blocking(move || me.journal.read(&id)).await
+    }
+
     /// Forget an intention, durably.
     pub(crate) async fn unnote(self: &Arc<Self>, id: &Id) -> Result<()> {
         let (me, id) = (Arc::clone(self), id.clone());
@@ -224,13 +238,21 @@ impl Local {
         self.inner.ops.detached(work).await
     }
 
-    /// Whether the node can serve: the last recovery found every pool usable.
+    /// Whether the node can serve: one pool at least is there. Those that are not are told by
+    /// [`Volumes::findings`]; their trouble must not keep the others' volumes from being used.
     ///
     /// # Errors
-    /// [`stowage_model::Kind::Precondition`] naming the first pool that is not.
+    /// [`stowage_model::Kind::Precondition`] when no pool is configured, or none is there.
     pub fn ready(&self) -> Result<()> {
-        if self.inner.pools().is_empty() {
+        let pools = self.inner.pools();
+        if pools.is_empty() {
             return Err(Error::precondition("no pool is configured"));
+        }
+        let missing = self.inner.missing_pools();
+        if pools.iter().all(|pool| missing.contains(pool.name())) {
+            return Err(Error::precondition(
+                "none of the pools is there; run `stowage doctor`",
+            ));
         }
         Ok(())
     }
@@ -327,6 +349,10 @@ impl Volumes for Local {
     ) -> Result<Capacity> {
         let mut capacity = Capacity::default();
         let pools = self.inner.allowed(choice, layout).await;
+        if self.inner.unread.among(&pools).is_err() {
+            // Nothing new is made there meanwhile.
+            return Ok(capacity);
+        }
         for (_, room) in rooms(pools, layout, provisioning).await {
             capacity.available = capacity.available + room.available;
             capacity.largest = capacity.largest.max(room.largest);

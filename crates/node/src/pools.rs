@@ -67,6 +67,23 @@ impl PoolConfig {
         }
     }
 
+    /// What its volumes lie in.
+    fn place(&self) -> String {
+        let vg = || self.vg.clone().unwrap_or_default();
+        match self.kind {
+            PoolKind::File => {
+                let path = self.path.clone().unwrap_or_default();
+                let real = std::fs::canonicalize(&path).unwrap_or(path);
+                format!("directory {}", real.display())
+            }
+            PoolKind::Lvm => format!("volume group {}", vg()),
+            PoolKind::Thin => {
+                let pool = self.thin_pool.clone().unwrap_or_default();
+                format!("thin pool {}/{pool}", vg())
+            }
+        }
+    }
+
     fn ratio(&self) -> Result<f64> {
         match self.overprovision {
             None => Ok(1.0),
@@ -212,14 +229,47 @@ pub(crate) fn kept(dir: &Path) -> Result<Vec<PoolConfig>> {
 }
 
 /// Whether a pool of this name was opened before on this machine, so that its directory must have
-/// its marker; remembers it from now on.
-pub(crate) fn seen_before(dir: &Path, name: &PoolName) -> Result<bool> {
-    let path = dir.join(format!("{name}.seen"));
+/// its marker.
+pub(crate) fn seen_before(dir: &Path, name: &PoolName) -> bool {
+    seen(dir, name).exists()
+}
+
+/// Remember that a pool was opened: afterwards, not before, or a directory that was refused at
+/// first could never become one.
+pub(crate) fn remember_seen(dir: &Path, name: &PoolName) -> Result<()> {
+    let path = seen(dir, name);
     if path.exists() {
-        return Ok(true);
+        return Ok(());
     }
-    durable::write_atomic(&path, b"").or_internal(|| format!("failed to note pool {name}"))?;
-    Ok(false)
+    durable::write_atomic(&path, b"").or_internal(|| format!("failed to note pool {name}"))
+}
+
+fn seen(dir: &Path, name: &PoolName) -> PathBuf {
+    dir.join(format!("{name}.seen"))
+}
+
+/// Refuse a pool that would hold the same volumes as another.
+pub(crate) fn apart<'a>(
+    new: &PoolConfig,
+    others: impl IntoIterator<Item = &'a PoolConfig>,
+) -> Result<()> {
+    for other in others {
+        if new.name == other.name {
+            return Err(Error::exists(format!(
+                "the pool {} exists; extend it or choose another name",
+                new.name
+            )));
+        }
+        if new.kind == other.kind && new.place() == other.place() {
+            return Err(Error::invalid(format!(
+                "the pools {} and {} are one and the same {}; keep one of them",
+                other.name,
+                new.name,
+                new.place()
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl Inner {
@@ -234,12 +284,8 @@ impl Inner {
         force: bool,
     ) -> Result<PoolStatus> {
         config.check()?;
-        if self.pools().iter().any(|p| *p.name() == config.name) {
-            return Err(Error::exists(format!(
-                "the pool {} exists; extend it or choose another name",
-                config.name
-            )));
-        }
+        let mut configs = self.configs.lock().await;
+        apart(&config, configs.iter())?;
         config.make(&self.runner, disks, force).await?;
         let pool = config.open(&self.runner, true).await?;
         let text = serde_json::to_vec_pretty(&config)
@@ -249,8 +295,10 @@ impl Inner {
             &text,
         )
         .or_internal(|| format!("failed to keep the definition of pool {}", config.name))?;
-        seen_before(&self.pools_dir(), &config.name)?;
+        remember_seen(&self.pools_dir(), &config.name)?;
         self.take_in(Arc::clone(&pool)).await?;
+        configs.push(config);
+        drop(configs);
         pool.status().await
     }
 

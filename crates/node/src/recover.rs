@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -13,11 +13,10 @@ use stowage_host::cgroup::Hierarchy;
 use stowage_host::lock::DaemonLock;
 use stowage_host::{System, freeze};
 use stowage_model::error::Context;
-use stowage_model::record::Content;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Error, Id, Record, Result};
 use stowage_pool::{Defect, Pool, Removed, Scan};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::{Attachment, Attachments};
@@ -25,6 +24,7 @@ use crate::index::{Entry, Index};
 use crate::journal::{Intent, Journal};
 use crate::local::{Inner, Local, Options};
 use crate::pools::{self, PoolConfig};
+use crate::unread::Unread;
 
 /// How long to wait for a previous daemon, or the commands it left running when it was killed.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -54,28 +54,14 @@ impl Local {
                 ))
                 .caused_by(e)
             })?;
-        let inner = Arc::new(Inner {
-            journal: Journal::open(options.state_dir.join("journal"))?,
-            attachments: Attachments::open(options.state_dir.join("attachments"), boot_id()?)?,
-            options,
-            runner: Arc::new(
-                System::holding(&lock)
-                    .or_internal(|| "failed to share the lock with commands".to_owned())?,
-            ),
-            pools: RwLock::default(),
-            index: Index::default(),
-            ops: Arc::default(),
-            jobs: Arc::default(),
-            purging: Semaphore::new(1),
-            stopping: CancellationToken::new(),
-            found: RwLock::default(),
-            upkeep: RwLock::default(),
-            cgroups: Hierarchy::detect()
-                .inspect_err(|e| tracing::warn!(error = %e, "I/O limits cannot be set here"))
-                .ok(),
-            _lock: lock,
-        });
-        inner.open_pools(configured).await?;
+        let inner = Arc::new(Inner::new(options, lock)?);
+        let pools = inner.open_pools(configured).await?;
+        Self::begin(inner, pools).await
+    }
+
+    /// Read these pools, recover, and begin upkeep.
+    pub(crate) async fn begin(inner: Arc<Inner>, pools: Vec<Arc<dyn Pool>>) -> Result<Self> {
+        inner.read_pools(pools).await?;
         inner.thaw_everything().await;
         inner.limits_after_restart().await;
         inner.abandoned_ephemerals().await;
@@ -86,7 +72,34 @@ impl Local {
 }
 
 impl Inner {
-    async fn open_pools(self: &Arc<Self>, mut configs: Vec<PoolConfig>) -> Result<()> {
+    pub(crate) fn new(options: Options, lock: DaemonLock) -> Result<Self> {
+        Ok(Self {
+            journal: Journal::open(options.state_dir.join("journal"))?,
+            attachments: Attachments::open(options.state_dir.join("attachments"), boot_id()?)?,
+            options,
+            runner: Arc::new(
+                System::holding(&lock)
+                    .or_internal(|| "failed to share the lock with commands".to_owned())?,
+            ),
+            pools: RwLock::default(),
+            configs: AsyncMutex::default(),
+            index: Index::default(),
+            unread: Unread::default(),
+            ops: Arc::default(),
+            jobs: Arc::default(),
+            purging: Semaphore::new(1),
+            tending: Mutex::default(),
+            stopping: CancellationToken::new(),
+            found: RwLock::default(),
+            upkeep: RwLock::default(),
+            cgroups: Hierarchy::detect()
+                .inspect_err(|e| tracing::warn!(error = %e, "I/O limits cannot be set here"))
+                .ok(),
+            _lock: lock,
+        })
+    }
+
+    async fn open_pools(&self, mut configs: Vec<PoolConfig>) -> Result<Vec<Arc<dyn Pool>>> {
         let dir = self.options.state_dir.join("pools");
         for kept in pools::kept(&dir)? {
             if !configs.iter().any(|c| c.name == kept.name) {
@@ -103,22 +116,29 @@ impl Inner {
             }
         }
         let mut opened = Vec::new();
-        for config in &configs {
+        for (n, config) in configs.iter().enumerate() {
             config.check()?;
-            let first = !pools::seen_before(&dir, &config.name)?;
+            pools::apart(config, &configs[..n])?;
+            let first = !pools::seen_before(&dir, &config.name);
             opened.push(config.open(&self.runner, first).await?);
+            pools::remember_seen(&dir, &config.name)?;
         }
+        *self.configs.lock().await = configs;
+        Ok(opened)
+    }
+
+    /// Read every pool back, and end what a kill cut off. What cannot be ended in one volume is
+    /// told, and keeps no other from being served.
+    async fn read_pools(self: &Arc<Self>, opened: Vec<Arc<dyn Pool>>) -> Result<()> {
         let scans = join_all(opened.iter().map(|pool| pool.scan())).await;
         let mut all_read = true;
         for (pool, scan) in opened.iter().zip(scans) {
             self.enter(pool);
             match scan {
-                Ok(scan) => {
-                    all_read &= !unreadable(&scan);
-                    self.load(pool, scan).await?;
-                }
+                Ok(scan) => all_read &= self.load(pool, scan).await?,
                 Err(e) => {
                     all_read = false;
+                    self.unread.pool(pool.name(), e.chain());
                     tracing::error!(pool = %pool.name(), error = %e.chain(), "pool cannot be read");
                 }
             }
@@ -128,7 +148,7 @@ impl Inner {
             // have it there.
             self.clear_stale_journal()?;
             self.clear_stale_attachments().await?;
-            self.undo_partial_groups().await?;
+            self.undo_partial_groups().await;
         }
         Ok(())
     }
@@ -142,11 +162,12 @@ impl Inner {
     pub(crate) async fn take_in(self: &Arc<Self>, pool: Arc<dyn Pool>) -> Result<()> {
         let scan = pool.scan().await?;
         self.enter(&pool);
-        self.load(&pool, scan).await
+        self.load(&pool, scan).await.map(drop)
     }
 
-    /// Take what was read from one pool into the index, applying the journal.
-    async fn load(self: &Arc<Self>, pool: &Arc<dyn Pool>, scan: Scan) -> Result<()> {
+    /// Take what was read from one pool into the index, applying the journal. Answers whether all
+    /// that is in it could be read, and brought to a state to start from.
+    async fn load(self: &Arc<Self>, pool: &Arc<dyn Pool>, scan: Scan) -> Result<bool> {
         let (intents, unreadable) = self.journal.load()?;
         for path in unreadable {
             tracing::warn!(path, "unreadable journal entry, left alone");
@@ -154,12 +175,38 @@ impl Inner {
         for leftover in scan.leftovers {
             self.purge_later(pool, Removed::ToPurge(leftover));
         }
+        self.note_defects(pool, &scan.defects);
+        let mut whole = true;
+        for defect in scan.defects {
+            if let Defect::Unreadable { what, id, .. } = defect {
+                whole = false;
+                if let Some(id) = id {
+                    self.unread.record(&id, pool.name(), what);
+                }
+            }
+        }
         for item in scan.found {
             let entry = Entry::new(item.record, item.size, Arc::clone(pool));
-            self.settle(entry, &intents).await?;
+            let id = entry.record.id.clone();
+            if let Err(e) = self.settle(entry, &intents).await {
+                whole = false;
+                self.unfinished(pool, &id, &e);
+            }
         }
-        self.note_defects(pool, &scan.defects);
-        Ok(())
+        Ok(whole)
+    }
+
+    /// Tell of something that a kill cut off and that could not be ended at this start.
+    fn unfinished(&self, pool: &Arc<dyn Pool>, id: &Id, why: &Error) {
+        tracing::warn!(volume.id = %id, error = %why.chain(), "not brought in order");
+        let finding = Finding {
+            severity: Severity::Warning,
+            trouble: Trouble::Leftover,
+            subject: id.to_string(),
+            what: format!("what was cut off could not be ended: {}", why.chain()),
+            mend: "mend that; the next start tries again".to_owned(),
+        };
+        self.found_in(pool.name(), finding);
     }
 
     /// Bring one volume found on the disk to a state that operations can start from.
@@ -172,38 +219,53 @@ impl Inner {
         if entry.record.is_snapshot() && entry.record.ephemeral {
             return self.drop_snapshot(&entry).await;
         }
-        match intents.get(&id) {
-            None => {}
+        if let Some(Intent::Create { pool, pairs }) = intents.get(&id)
+            && pool == entry.pool.name()
+            && is_of(pairs, &entry.record)
+        {
             // Nobody was told that it exists, and it may bear what its extents held before.
-            Some(Intent::Create { .. })
-                if matches!(entry.record.content, Content::Blank | Content::Filling) =>
-            {
-                entry.pool.detach(&entry.record).await?;
-                let removed = entry.pool.remove(&entry.record).await?;
-                self.purge_later(&entry.pool, removed);
-                return self.journal.clear(&id);
-            }
-            Some(Intent::Create { .. }) => self.journal.clear(&id)?,
+            entry.pool.detach(&entry.record).await?;
+            let removed = entry.pool.remove(&entry.record).await?;
+            self.purge_later(&entry.pool, removed);
+            return self.journal.clear(&id);
+        }
+        if let Some(first) = self.index.get(&id)
+            && first.pool.name() != entry.pool.name()
+        {
+            self.second_of_its_id(&entry, &first);
+            return Ok(());
+        }
+        let mut carry = false;
+        let mut done = false;
+        match intents.get(&id) {
+            // A creation noted is of another one of its name, in a pool still to be read perhaps.
+            None | Some(Intent::Create { .. }) => {}
             Some(Intent::Format) => entry.half_formatted = true,
             Some(Intent::Record { pairs }) => match Record::from_pairs(pairs) {
                 Ok(record) if record.created == entry.record.created => {
                     entry.record = record;
-                    entry.pool.rewrite(&entry.record).await?;
-                    self.journal.clear(&id)?;
+                    carry = true;
                 }
                 // The entry is of an earlier volume of this name.
-                Ok(_) => self.journal.clear(&id)?,
+                Ok(_) => done = true,
                 Err(e) => {
                     tracing::warn!(volume.id = %id, error = %e.chain(), "unreadable journal entry");
                 }
             },
         }
-        self.index.put(entry);
+        // It is there, whatever becomes of its record.
+        self.index.put(entry.clone());
+        if carry {
+            entry.pool.rewrite(&entry.record).await?;
+        }
+        if carry || done {
+            self.journal.clear(&id)?;
+        }
         Ok(())
     }
 
     /// A group is cut whole or not at all.
-    async fn undo_partial_groups(self: &Arc<Self>) -> Result<()> {
+    async fn undo_partial_groups(self: &Arc<Self>) {
         for member in self.index.list(|e| e.record.group.is_some()) {
             let Some(membership) = &member.record.group else {
                 continue;
@@ -212,10 +274,31 @@ impl Inner {
             if present < membership.of {
                 tracing::warn!(snapshot.id = %member.record.id, group = %membership.group,
                     present, of = membership.of, "removing a member of an unfinished group");
-                self.drop_snapshot(&member).await?;
+                if let Err(e) = self.drop_snapshot(&member).await {
+                    self.unfinished(&member.pool, &member.record.id, &e);
+                }
             }
         }
-        Ok(())
+    }
+
+    /// Two pools hold a volume of one id, as when one of them could not be read while the other
+    /// volume was made. Only one can be told apart by it: the first stays what it is.
+    fn second_of_its_id(&self, second: &Entry, first: &Entry) {
+        let (pool, other) = (second.pool.name(), first.pool.name());
+        tracing::error!(volume.id = %second.record.id, %pool, %other, "two of one id");
+        let finding = Finding {
+            severity: Severity::Error,
+            trouble: Trouble::BadRecord,
+            subject: format!("{} in pool {pool}", second.record.id),
+            what: format!(
+                "{} has the id of one in pool {other}, which is the one that is served",
+                second.title()
+            ),
+            mend: "its bytes are untouched; copy out the one you need, remove the other, and \
+                   restart the daemon"
+                .to_owned(),
+        };
+        self.found_in(pool, finding);
     }
 
     /// A use is noted before an ephemeral volume is made and forgotten after a volume is removed;
@@ -232,8 +315,11 @@ impl Inner {
 
     fn clear_stale_journal(&self) -> Result<()> {
         let (intents, _) = self.journal.load()?;
-        for id in intents.keys().filter(|id| self.index.get(id).is_none()) {
-            self.journal.clear(id)?;
+        for (id, intent) in intents {
+            // What it was about is gone, or never was. What is there was made another time.
+            if self.index.get(&id).is_none() || matches!(intent, Intent::Create { .. }) {
+                self.journal.clear(&id)?;
+            }
         }
         Ok(())
     }
@@ -247,7 +333,7 @@ impl Inner {
                 what: format!("lies in pool {} and was not made by us", pool.name()),
                 mend: "nothing needs to be done; it is never touched and only takes space".into(),
             },
-            Defect::Unreadable(what, why) => Finding {
+            Defect::Unreadable { what, why, .. } => Finding {
                 severity: Severity::Error,
                 trouble: Trouble::BadRecord,
                 subject: what.clone(),
@@ -315,9 +401,9 @@ impl Inner {
     }
 }
 
-fn unreadable(scan: &Scan) -> bool {
-    let is_unreadable = |d: &Defect| matches!(d, Defect::Unreadable(..));
-    scan.defects.iter().any(is_unreadable)
+/// Whether the flat form of a record is of this very volume.
+fn is_of(pairs: &BTreeMap<String, String>, record: &Record) -> bool {
+    Record::from_pairs(pairs).is_ok_and(|noted| noted.created == record.created)
 }
 
 /// What tells this boot of the machine from others (random, made by the kernel at boot).

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stowage_host::failpoint;
-use stowage_model::{Error, Id, Result};
+use stowage_model::volumes::{Finding, Severity, Trouble};
+use stowage_model::{Error, Id, Kind, Result};
 use stowage_pool::{Leftover, Pool, Removed};
 
 use crate::index::Entry;
@@ -24,7 +25,8 @@ impl Inner {
     /// Remove a volume that the caller holds.
     pub(crate) async fn remove_locked(self: &Arc<Self>, id: &Id) -> Result<()> {
         let Some(entry) = self.index.get(id) else {
-            return Ok(());
+            self.unread.rule_out(id)?;
+            return self.end_failed_creation(id).await;
         };
         if entry.record.is_snapshot() {
             return Err(Error::invalid(format!("{} is not a volume", entry.title())));
@@ -73,12 +75,22 @@ impl Inner {
     }
 
     async fn purge(self: &Arc<Self>, pool: &Arc<dyn Pool>, leftover: &Leftover, job: &JobGuard) {
-        // One wipe at a time: they only steal bandwidth from each other and from consumers.
-        let Ok(_turn) = self.purging.acquire().await else {
-            return;
-        };
-        while let Err(e) = pool.purge(leftover, &job.progress).await {
+        loop {
+            // One wipe at a time: they only steal bandwidth from each other and from consumers. One
+            // that failed waits for its next try without keeping others from theirs.
+            let wiped = {
+                let Ok(_turn) = self.purging.acquire().await else {
+                    return;
+                };
+                pool.purge(leftover, &job.progress).await
+            };
+            let Err(e) = wiped else { return };
             if job.progress.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if e.kind() == Kind::Precondition {
+                tracing::warn!(leftover = %leftover.handle, error = %e.chain(), "wipe given up");
+                self.found_in(pool.name(), not_wiped(leftover, &e));
                 return;
             }
             tracing::warn!(leftover = %leftover.handle, error = %e.chain(), "wipe failed, will retry");
@@ -87,5 +99,15 @@ impl Inner {
                 () = self.stopping.cancelled() => return,
             }
         }
+    }
+}
+
+fn not_wiped(leftover: &Leftover, why: &Error) -> Finding {
+    Finding {
+        severity: Severity::Warning,
+        trouble: Trouble::Leftover,
+        subject: leftover.handle.clone(),
+        what: format!("this removed volume cannot be wiped: {}", why.chain()),
+        mend: "it only takes space; mend that, and the next start wipes it".to_owned(),
     }
 }

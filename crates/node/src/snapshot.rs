@@ -39,6 +39,8 @@ impl Inner {
             }
             return Ok(snapshot_of(&entry));
         }
+        self.unread.rule_out(&id)?;
+        self.end_failed_creation(&id).await?;
         let source = self.cuttable(&want.source)?;
         let mut record =
             source
@@ -69,12 +71,11 @@ impl Inner {
         let frozen = self.freeze_for_cut(std::slice::from_ref(source)).await?;
         let cut = source.pool.snapshot(&source.record, record).await;
         let thawed = self.thaw_after_cut(frozen).await;
-        cut?;
-        let entry = Entry::new(record.clone(), source.size, Arc::clone(&source.pool));
-        if let Err(e) = thawed {
-            self.drop_snapshot(&entry).await?;
+        if let Err(e) = cut.and(thawed) {
+            self.creation_failed(&source.pool, record, &e).await;
             return Err(e);
         }
+        let entry = Entry::new(record.clone(), source.size, Arc::clone(&source.pool));
         self.index.put(entry);
         Ok(())
     }
@@ -158,7 +159,8 @@ impl Inner {
     pub(crate) async fn remove_snapshot(self: &Arc<Self>, id: &Id) -> Result<()> {
         let _held = self.ops.begin(id, "deletion").await?;
         let Some(entry) = self.index.get(id) else {
-            return Ok(());
+            self.unread.rule_out(id)?;
+            return self.end_failed_creation(id).await;
         };
         if !entry.record.is_snapshot() {
             return Err(Error::invalid(format!(
@@ -176,13 +178,19 @@ impl Inner {
         self.remove_snapshot_locked(&entry).await
     }
 
-    pub(crate) async fn remove_snapshot_locked(self: &Arc<Self>, entry: &Entry) -> Result<()> {
-        if self.jobs.reads_from(&entry.record.id) {
-            return Err(Error::pending(format!(
+    /// Refuse while something is being copied from a snapshot.
+    pub(crate) fn not_copied_from(&self, entry: &Entry) -> Result<()> {
+        match self.jobs.reads_from(&entry.record.id) {
+            false => Ok(()),
+            true => Err(Error::pending(format!(
                 "{} is being copied from",
                 entry.title()
-            )));
+            ))),
         }
+    }
+
+    pub(crate) async fn remove_snapshot_locked(self: &Arc<Self>, entry: &Entry) -> Result<()> {
+        self.not_copied_from(entry)?;
         failpoint::hit("node.snapshot.removing");
         self.drop_snapshot(entry).await?;
         failpoint::hit("node.snapshot.removed");

@@ -390,7 +390,7 @@ impl Inner {
 
     pub(crate) async fn unstage_locked(self: &Arc<Self>, id: &Id, staging: &Path) -> Result<()> {
         let Some(entry) = self.index.get(id) else {
-            return Ok(());
+            return self.end_unknown_use(id, staging).await;
         };
         let attachment = self.attachments.get(id);
         if let Some(target) = attachment.targets.keys().next() {

@@ -139,7 +139,7 @@ impl Inner {
     pub(crate) async fn unpublish(self: &Arc<Self>, id: &Id, target: &Path) -> Result<()> {
         let _held = self.ops.begin(id, "unpublishing").await?;
         let Some(entry) = self.index.get(id) else {
-            return Ok(());
+            return self.end_unknown_use(id, target).await;
         };
         let noted = self.attachments.get(id);
         let known = noted.targets.contains_key(target);

@@ -2,10 +2,12 @@
 //! reach consumers that came late. Starts no process while nothing happens.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use stowage_model::PoolName;
 use stowage_model::volumes::{Finding, Severity};
+use stowage_pool::Pool;
 
 use crate::local::Inner;
 
@@ -17,41 +19,53 @@ impl Inner {
     pub(crate) fn begin_upkeep(self: &Arc<Self>) {
         let me = Arc::clone(self);
         self.ops.background(async move {
-            let mut told = BTreeSet::new();
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(PERIOD) => {}
                     () = me.stopping.cancelled() => return,
                 }
-                me.tend(&mut told).await;
+                me.tend_all();
+                me.late_limits().await;
             }
         });
     }
 
-    async fn tend(&self, told: &mut BTreeSet<String>) {
-        let mut present = BTreeSet::new();
+    /// Each pool for itself: a command that hangs in one must not keep the stores of another from
+    /// growing. One that is still at it is left out this time.
+    pub(crate) fn tend_all(self: &Arc<Self>) {
         for pool in self.pools() {
-            let findings = match pool.tend().await {
-                Ok(findings) => findings,
-                Err(e) => {
-                    tracing::error!(pool = %pool.name(), error = %e.chain(), "upkeep failed");
-                    continue;
-                }
-            };
-            for finding in &findings {
-                let text = format!("{}: {}", finding.subject, finding.what);
-                if !told.contains(&text) {
-                    tell(finding);
-                }
-                present.insert(text);
+            if !self.tending().insert(pool.name().clone()) {
+                continue;
             }
-            self.upkeep
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(pool.name().clone(), findings);
+            let me = Arc::clone(self);
+            self.ops.background(async move {
+                me.tend(&pool).await;
+                me.tending().remove(pool.name());
+            });
         }
-        *told = present;
-        self.late_limits().await;
+    }
+
+    fn tending(&self) -> MutexGuard<'_, BTreeSet<PoolName>> {
+        self.tending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn tend(&self, pool: &Arc<dyn Pool>) {
+        let findings = match pool.tend().await {
+            Ok(findings) => findings,
+            Err(e) => {
+                tracing::error!(pool = %pool.name(), error = %e.chain(), "upkeep failed");
+                return;
+            }
+        };
+        let mut upkeep = self.upkeep.write().unwrap_or_else(PoisonError::into_inner);
+        let before = upkeep.insert(pool.name().clone(), findings.clone());
+        drop(upkeep);
+        let before = before.unwrap_or_default();
+        let told = |f: &&Finding| {
+            let same = |b: &Finding| b.subject == f.subject && b.what == f.what;
+            before.iter().any(same)
+        };
+        findings.iter().filter(|f| !told(f)).for_each(tell);
     }
 }
 

@@ -78,8 +78,16 @@ pub struct Leftover {
 pub enum Defect {
     /// Not made by us.
     Foreign(String),
-    /// Ours by its name, but its record is missing or damaged: what, and why.
-    Unreadable(String, String),
+    /// Ours by its name, but its record is missing or damaged.
+    Unreadable {
+        /// What the pool itself calls it.
+        what: String,
+        /// The id it is named after, where it has such a name: whatever is known of that id is
+        /// not all there is.
+        id: Option<Id>,
+        /// What is wrong with its record.
+        why: String,
+    },
     /// A copy-on-write snapshot whose store overflowed; its bytes are lost.
     LostSnapshot(Id),
 }
@@ -104,7 +112,24 @@ pub enum Removed {
     ToPurge(Leftover),
 }
 
+/// Whether a record read back is of the very volume meant: another one of its name, from another
+/// day or unknown to the caller, was made at another moment.
+pub(crate) fn is_same(found: &Record, meant: &Record) -> bool {
+    found.id == meant.id && found.created == meant.created
+}
+
+/// As [`is_same`], for taking away: a passing snapshot is cut anew by each attempt, which removes
+/// whatever the last one left.
+pub(crate) fn may_go(found: &Record, meant: &Record) -> bool {
+    let passing = |record: &Record| record.is_snapshot() && record.ephemeral;
+    is_same(found, meant) || found.id == meant.id && passing(found) && passing(meant)
+}
+
 /// A place that holds volumes.
+///
+/// A volume is known by its id *and* the moment it was made: what bears the id but was made at
+/// another moment, or cannot be read, is [`stowage_model::Kind::Exists`] to whoever makes a volume
+/// and [`stowage_model::Kind::Precondition`] to whoever removes one, and stays as it is.
 ///
 /// Rules for every kind: each call is idempotent, looks before it acts, and leaves the disk in a
 /// state that `scan` understands wherever it is cut off. Sizes given are rounded up by
@@ -154,7 +179,8 @@ pub trait Pool: Send + Sync {
     /// Make a blank volume of `size` with its record.
     ///
     /// # Errors
-    /// [`stowage_model::Kind::Full`] without room.
+    /// [`stowage_model::Kind::Full`] without room, [`stowage_model::Kind::Exists`] when something
+    /// else bears its id: then nothing was made.
     async fn create(&self, record: &Record, size: Bytes) -> Result<Bytes>;
 
     /// Cut a snapshot of a volume. The cut is a moment of the device; the caller freezes a
@@ -184,7 +210,25 @@ pub trait Pool: Send + Sync {
     /// [`stowage_model::Kind::Full`], [`stowage_model::Kind::Precondition`].
     async fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes>;
 
+    /// Whether a volume of this pool with this record has no bytes of its own but shows its
+    /// source's in place.
+    fn reads_in_place(&self, _record: &Record) -> bool {
+        false
+    }
+
+    /// Whether [`Pool::remove`] would be refused, as far as can be told beforehand.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] saying who needs it.
+    async fn removable(&self, _record: &Record) -> Result<()> {
+        Ok(())
+    }
+
     /// Take a detached volume or snapshot away. Afterwards its id is free for a new volume.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] while others need it, or when something else bears
+    /// its id.
     async fn remove(&self, record: &Record) -> Result<Removed>;
 
     /// Wipe and free a leftover; long, restartable, stops when `progress` is told to.

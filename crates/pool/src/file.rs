@@ -4,7 +4,8 @@
 //!   <path>/stowage-pool.json            marks the directory as a pool of ours
 //!   <path>/volumes/<id>/{data,record.json}      volumes
 //!   <path>/snapshots/<id>/{data,record.json}    snapshots (reflinked copies of data)
-//!   <path>/making/<id>/…                half-made; renamed into place as the last step
+//!   <path>/making/<id>/…                half-made; renamed into place as the last step, or by the
+//!                                       next scan into the trash
 //!   <path>/trash/<id>.<n>/…             removed; unlinked in the background
 //! ```
 //!
@@ -193,6 +194,12 @@ impl Pool for FilePool {
     async fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes> {
         let record = record.clone();
         self.run(move |shared| shared.grow(&record, size)).await
+    }
+
+    async fn removable(&self, record: &Record) -> Result<()> {
+        let record = record.clone();
+        self.run(move |shared| shared.check_removable(&record))
+            .await
     }
 
     async fn remove(&self, record: &Record) -> Result<Removed> {

@@ -147,6 +147,14 @@ impl Pool for LvmPool {
         self.grow_volume(record, size).await
     }
 
+    fn reads_in_place(&self, record: &Record) -> bool {
+        reader::snapshot_of(record).is_some()
+    }
+
+    async fn removable(&self, record: &Record) -> Result<()> {
+        self.check_removable(record).await
+    }
+
     async fn remove(&self, record: &Record) -> Result<Removed> {
         self.take_away(record).await
     }

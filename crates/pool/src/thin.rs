@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Snapshots and clones are volumes of their own: nothing needs its source. Nothing is wiped: a
-//! thin pool zeroes a block before it hands it out, which is checked when the pool is opened.
+//! thin pool zeroes a block before it hands it out, which is checked before any is made or attached.
 //!
 //! Room is counted twice. *Promised*: the sizes of all volumes and clones (not of snapshots, which
 //! take blocks only as their sources change) must stay within the pool's size times
@@ -80,24 +80,37 @@ impl ThinPool {
             since: Mutex::default(),
         };
         let looked = pool.vg.report().await;
-        let found = looked.as_deref().map_err(|e| e.chain()).and_then(|report| {
-            let lv = pool.thin_pool(report).map_err(|e| e.chain())?;
-            Ok(lv.zeroes)
-        });
-        match found {
-            Ok(true) => {}
-            Ok(false) => {
-                return Err(Error::precondition(format!(
-                    "pool {}: thin pool {} does not zero new blocks, so a volume would show what \
-                     another one held; run: lvchange --zero y {}",
-                    pool.options.name,
-                    pool.location(),
-                    pool.location()
-                )));
-            }
-            Err(problem) => tracing::warn!(pool.name = %pool.options.name, "{problem}"),
+        match looked.and_then(|report| pool.thin_pool(&report).cloned()) {
+            Ok(lv) => pool.zeroing(&lv)?,
+            Err(problem) => tracing::warn!(pool.name = %pool.options.name, "{}", problem.chain()),
         }
         Ok(pool)
+    }
+
+    /// Refuse a thin pool that hands out blocks as they are. Asked whenever something is made or
+    /// attached, since the group may have appeared, or been changed, after the pool was opened.
+    fn zeroing(&self, lv: &Lv) -> Result<()> {
+        if lv.zeroes {
+            return Ok(());
+        }
+        Err(Error::precondition(format!(
+            "pool {}: thin pool {} does not zero new blocks, so a volume would show what another \
+             one held; run: lvchange --zero y {}",
+            self.options.name,
+            self.location(),
+            self.location()
+        )))
+    }
+
+    /// As [`ThinPool::zeroing`], from the last look where that was fine.
+    async fn zeroes_now(&self) -> Result<()> {
+        if let Some(last) = self.vg.recall()
+            && self.thin_pool(&last).is_ok_and(|lv| lv.zeroes)
+        {
+            return Ok(());
+        }
+        let report = self.vg.report().await?;
+        self.zeroing(self.thin_pool(&report)?)
     }
 
     /// `vg/pool`, as LVM's commands take it.
@@ -207,6 +220,10 @@ impl Pool for ThinPool {
         self.grow_volume(record, size).await
     }
 
+    async fn removable(&self, record: &Record) -> Result<()> {
+        self.check_removable(record).await
+    }
+
     async fn remove(&self, record: &Record) -> Result<Removed> {
         self.take_away(record).await
     }
@@ -216,6 +233,7 @@ impl Pool for ThinPool {
     }
 
     async fn attach(&self, record: &Record, _how: Attach) -> Result<Device> {
+        self.zeroes_now().await?;
         self.vg.attach(&names::of(&record.id)).await
     }
 

@@ -626,7 +626,7 @@ async fn what_is_not_ours_is_told_and_never_touched() {
     for defect in &scan.defects {
         match defect {
             Defect::Foreign(name) => foreign.push(name.as_str()),
-            Defect::Unreadable(name, _) => unreadable.push(name.as_str()),
+            Defect::Unreadable { what, .. } => unreadable.push(what.as_str()),
             Defect::LostSnapshot(id) => panic!("{id}"),
         }
     }

@@ -22,13 +22,27 @@ impl Shared {
                 self.read(folder, &name, &mut scan);
             }
         }
-        for folder in ["making", "trash"] {
-            for name in self.names(folder)? {
-                let size = allocated(&self.options.path.join(folder).join(&name).join("data"));
-                scan.leftovers.push(Leftover {
-                    handle: format!("{folder}/{name}"),
-                    size,
-                });
+        // What is half made would be in the way of a volume of its name, whose own making a purge
+        // by that name could meet.
+        for name in self.names("making")? {
+            let place = self.options.path.join("making").join(&name);
+            match stowage_model::id::is_plain_word(&name) {
+                true => drop(self.throw_away(&place, &name)?),
+                false => scan
+                    .defects
+                    .push(Defect::Foreign(place.display().to_string())),
+            }
+        }
+        for name in self.names("trash")? {
+            let place = self.options.path.join("trash").join(&name);
+            match stowage_model::id::is_plain_word(&name) {
+                true => scan.leftovers.push(Leftover {
+                    handle: format!("trash/{name}"),
+                    size: allocated(&place.join("data")),
+                }),
+                false => scan
+                    .defects
+                    .push(Defect::Foreign(place.display().to_string())),
             }
         }
         for found in &scan.found {
@@ -59,7 +73,11 @@ impl Shared {
             })
         }) {
             Ok(found) => scan.found.push(found),
-            Err(e) => scan.defects.push(Defect::Unreadable(shown, e.chain())),
+            Err(e) => scan.defects.push(Defect::Unreadable {
+                what: shown,
+                id: Some(id),
+                why: e.chain(),
+            }),
         }
     }
 

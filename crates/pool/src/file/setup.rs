@@ -55,8 +55,7 @@ impl FilePool {
         };
         let reflink = match problem {
             Some(_) => false,
-            None => reflink::supported(&options.path.join("making"))
-                .or_internal(|| format!("failed to try reflink in {}", options.path.display()))?,
+            None => try_reflink(&options)?,
         };
         let ledger = Ledger::new(options.overprovision);
         Ok(Self {
@@ -68,6 +67,20 @@ impl FilePool {
             }),
         })
     }
+}
+
+/// Whether files can share blocks here. A kill may have left the files of an earlier trial.
+fn try_reflink(options: &Options) -> Result<bool> {
+    let making = options.path.join("making");
+    let failed = || format!("failed to try reflink in {}", options.path.display());
+    for entry in fs::read_dir(&making).or_internal(failed)? {
+        let entry = entry.or_internal(failed)?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(reflink::TRIAL) {
+            durable::remove_file(&entry.path()).or_internal(failed)?;
+        }
+    }
+    reflink::supported(&making).or_internal(failed)
 }
 
 /// Whether the directory is this pool.

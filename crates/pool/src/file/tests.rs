@@ -199,14 +199,17 @@ async fn what_is_foreign_or_damaged_is_told_and_neither_taken_nor_removed() {
     assert!(
         scan.defects
             .iter()
-            .any(|d| matches!(d, Defect::Unreadable(..)))
+            .any(|d| matches!(d, Defect::Unreadable { .. }))
     );
-    for refused in [
-        pool.create(&v, Bytes::mib(8)).await.map(drop),
-        pool.remove(&v).await.map(drop),
-        pool.clone_volume(&v, &v, Bytes::mib(8)).await.map(drop),
+    for (refused, kind) in [
+        (pool.create(&v, Bytes::mib(8)).await.map(drop), Kind::Exists),
+        (pool.remove(&v).await.map(drop), Kind::Precondition),
+        (
+            pool.clone_volume(&v, &v, Bytes::mib(8)).await.map(drop),
+            Kind::Exists,
+        ),
     ] {
-        assert_eq!(refused.unwrap_err().kind(), Kind::Precondition);
+        assert_eq!(refused.unwrap_err().kind(), kind);
     }
     assert_eq!(std::fs::read(bench.dir(&v).join("data")).unwrap(), b"bytes");
 }
@@ -220,7 +223,7 @@ async fn a_volume_of_the_same_name_from_another_day_is_not_taken_over() {
         ..old.clone()
     };
     let refused = bench.pool.create(&new, Bytes::mib(8)).await;
-    assert_eq!(refused.unwrap_err().kind(), Kind::Precondition);
+    assert_eq!(refused.unwrap_err().kind(), Kind::Exists);
     let refused = bench.pool.remove(&new).await;
     assert_eq!(refused.unwrap_err().kind(), Kind::Precondition);
     assert!(bench.dir(&old).join("data").exists());
@@ -501,4 +504,36 @@ async fn blocks_that_a_thick_volume_gave_back_stay_promised_to_it() {
     let greedy = volume("w", Provisioning::Thick);
     let refused = bench.pool.create(&greedy, before + Bytes::mib(100)).await;
     assert_eq!(refused.unwrap_err().kind(), Kind::Full);
+}
+
+#[tokio::test]
+async fn what_a_killed_open_left_is_swept_and_stops_no_purge() {
+    let bench = Bench::new(FsKind::Xfs);
+    let making = bench.pool.path().join("making");
+    std::fs::write(making.join(".stowage-reflink-4711-0-a"), "x").unwrap();
+    std::fs::write(making.join("file"), "x").unwrap();
+    std::fs::write(making.join(".theirs"), "x").unwrap();
+    let pool = bench.again();
+    let scan = pool.scan().await.unwrap();
+    assert_eq!(scan.leftovers.len(), 1, "{scan:?}");
+    let foreign = Defect::Foreign(making.join(".theirs").display().to_string());
+    assert_eq!(scan.defects, [foreign]);
+    let progress = Arc::new(Progress::new());
+    pool.purge(&scan.leftovers[0], &progress).await.unwrap();
+    assert_eq!((bench.entries("making"), bench.entries("trash")), (1, 0));
+}
+
+#[tokio::test]
+async fn the_purge_of_a_half_made_volume_does_not_meet_the_next_of_its_name() {
+    let bench = Bench::new(FsKind::Xfs);
+    let v = volume("v", Provisioning::Thick);
+    let half = bench.pool.path().join("making").join(v.id.as_str());
+    std::fs::create_dir(&half).unwrap();
+    let scan = bench.again().scan().await.unwrap();
+    // The next one of that name is being made.
+    std::fs::create_dir(&half).unwrap();
+    let progress = Arc::new(Progress::new());
+    let leftover = &scan.leftovers[0];
+    bench.pool.purge(leftover, &progress).await.unwrap();
+    assert!(half.exists());
 }

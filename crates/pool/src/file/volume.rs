@@ -11,10 +11,11 @@ use std::time::Duration;
 use stowage_host::{device, durable, failpoint, loopdev, probe, reflink};
 use stowage_model::error::Context;
 use stowage_model::request::Provisioning;
-use stowage_model::{Bytes, Error, Record, Result};
+use stowage_model::{Bytes, Error, Kind, Record, Result};
 
 use super::Shared;
 use super::scan::read_record;
+use crate::contract::{is_same, may_go};
 use crate::{Attach, Device, Leftover, Removed, Written};
 
 /// Logical block size of every device. Left to itself the kernel takes 512 for a plain file and
@@ -37,7 +38,7 @@ static TRASHED: AtomicU64 = AtomicU64::new(0);
 impl Shared {
     pub(super) fn create(&self, record: &Record, size: Bytes) -> Result<Bytes> {
         self.present()?;
-        if self.known(record)?
+        if self.known(record, Kind::Exists)?
             && let Some(present) = self.length(record)?
         {
             return Ok(present);
@@ -66,7 +67,7 @@ impl Shared {
     /// Make a snapshot or clone that shares the blocks of `source`, at least `size` long.
     pub(super) fn share(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
         self.present()?;
-        if self.known(new)?
+        if self.known(new, Kind::Exists)?
             && let Some(present) = self.length(new)?
         {
             return Ok(present);
@@ -230,28 +231,43 @@ impl Shared {
     pub(super) fn remove(&self, record: &Record) -> Result<Removed> {
         self.present()?;
         let place = self.dir(record);
-        if !self.known(record)? {
+        if !self.known(record, Kind::Precondition)? {
             self.ledger.strike(&record.id);
             return Ok(Removed::Gone);
         }
-        if let Some(path) = self.loops(record)?.first() {
-            return Err(Error::precondition(format!(
+        self.unattached(record)?;
+        let size = Bytes(reflink::allocated_bytes(&self.data(record)).unwrap_or(0));
+        let handle = self.throw_away(&place, record.id.as_str())?;
+        self.ledger.strike(&record.id);
+        Ok(Removed::ToPurge(Leftover { handle, size }))
+    }
+
+    /// Move something to the trash, under a name nothing else will have; answers its handle there.
+    pub(super) fn throw_away(&self, place: &Path, name: &str) -> Result<String> {
+        let unique = (std::process::id(), TRASHED.fetch_add(1, Ordering::Relaxed));
+        let handle = format!("trash/{name}.{}-{}", unique.0, unique.1);
+        durable::rename(place, &self.options.path.join(&handle))
+            .or_internal(|| format!("failed to remove {name} from pool {}", self.name()))?;
+        Ok(handle)
+    }
+
+    pub(super) fn check_removable(&self, record: &Record) -> Result<()> {
+        self.present()?;
+        match self.known(record, Kind::Precondition)? {
+            true => self.unattached(record),
+            false => Ok(()),
+        }
+    }
+
+    fn unattached(&self, record: &Record) -> Result<()> {
+        match self.loops(record)?.first() {
+            None => Ok(()),
+            Some(path) => Err(Error::precondition(format!(
                 "{} is still attached as {}; unmount it first",
                 record.id,
                 path.display()
-            )));
+            ))),
         }
-        let size = Bytes(reflink::allocated_bytes(&self.data(record)).unwrap_or(0));
-        let unique = (std::process::id(), TRASHED.fetch_add(1, Ordering::Relaxed));
-        let name = format!("{}.{}-{}", record.id, unique.0, unique.1);
-        let trash = self.options.path.join("trash").join(&name);
-        durable::rename(&place, &trash)
-            .or_internal(|| format!("failed to remove {} from pool {}", record.id, self.name()))?;
-        self.ledger.strike(&record.id);
-        Ok(Removed::ToPurge(Leftover {
-            handle: format!("trash/{name}"),
-            size,
-        }))
     }
 
     pub(super) fn purge(&self, leftover: &Leftover) -> Result<()> {
@@ -266,11 +282,15 @@ impl Shared {
         let (folder, name) = leftover
             .handle
             .split_once('/')
-            .filter(|(folder, name)| {
-                ["making", "trash"].contains(folder) && stowage_model::id::is_plain_word(name)
-            })
-            .ok_or_else(|| Error::internal(failed()))?;
-        durable::remove_dir_all(&self.options.path.join(folder).join(name)).or_internal(failed)?;
+            .filter(|(folder, name)| *folder == "trash" && stowage_model::id::is_plain_word(name))
+            .ok_or_else(|| Error::precondition(failed()))?;
+        let path = self.options.path.join(folder).join(name);
+        let is_dir = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
+        let removed = match is_dir {
+            true => durable::remove_dir_all(&path),
+            false => durable::remove_file(&path),
+        };
+        removed.or_internal(failed)?;
         self.reclaim().or_internal(failed)
     }
 
@@ -369,28 +389,28 @@ impl Shared {
     }
 
     /// Whether this very volume is in its place. Another one there, unknown because its record is
-    /// damaged or could not be read at the start, must be neither taken over nor removed.
-    fn known(&self, record: &Record) -> Result<bool> {
+    /// damaged or could not be read at the start, must be neither taken over nor removed: that is
+    /// an error of kind `otherwise`.
+    fn known(&self, record: &Record, otherwise: Kind) -> Result<bool> {
         let place = self.dir(record);
         if !place.exists() {
             return Ok(false);
         }
         let shown = place.display();
         let found = read_record(&place).map_err(|e| {
-            Error::precondition(format!(
-                "{shown} holds a volume whose record cannot be read; run `stowage doctor`"
-            ))
-            .caused_by(e)
+            let what = "holds a volume whose record cannot be read; run `stowage doctor`";
+            Error::new(otherwise, format!("{shown} {what}")).caused_by(e)
         })?;
-        // A passing snapshot is cut anew by each attempt and takes the last one's place.
-        let passing = record.is_snapshot() && record.ephemeral;
-        if found.id == record.id && (found.created == record.created || passing) {
+        let same = match otherwise {
+            Kind::Exists => is_same(&found, record),
+            _ => may_go(&found, record),
+        };
+        if same {
             return Ok(true);
         }
-        Err(Error::precondition(format!(
-            "{shown} holds another volume by its record, which was not readable when the daemon \
-             started; restart the daemon"
-        )))
+        let what = "holds another volume by its record, which was not readable when the daemon \
+                    started; restart the daemon";
+        Err(Error::new(otherwise, format!("{shown} {what}")))
     }
 
     /// Length of the data file; `None` when the volume is not there.

@@ -6,13 +6,20 @@ use stowage_model::{Error, Id, Record, Result};
 
 use super::LvmPool;
 use super::scan::device_size;
-use crate::vg::{names, tags};
+use crate::contract::is_same;
+use crate::vg::{Lv, names, tags};
 
 /// The snapshot a volume may be reading in place, by the shape of its record. It may as well be a
 /// copy (restored from another pool), which then has an LV of its own.
 pub(super) fn snapshot_of(record: &Record) -> Option<&Id> {
     let source = record.source.as_ref()?;
     (record.read_only && !record.is_snapshot() && source.role() == Role::Snapshot).then_some(source)
+}
+
+/// The record of a reader of this snapshot, or why it cannot be read.
+fn readable(there: &Lv, id: &Id) -> Option<Result<Record>> {
+    let mut readers = tags::readers(&there.tags).into_iter();
+    readers.find_map(|(reader, record)| (reader == id.as_str()).then_some(record))
 }
 
 impl LvmPool {
@@ -60,9 +67,23 @@ impl LvmPool {
                 source.id
             )));
         }
-        let old: Vec<_> = tags::reader_part(&there.tags, &new.id).cloned().collect();
+        match readable(there, &new.id) {
+            None => {}
+            Some(Ok(found)) if is_same(&found, new) => return Ok(real),
+            Some(found) => {
+                let why = found.map_or_else(
+                    |e| e.chain(),
+                    |found| format!("it was made {}", found.created),
+                );
+                return Err(Error::exists(format!(
+                    "snapshot LV {} has another reader {}: {why}",
+                    self.vg.path(&lv),
+                    new.id
+                )));
+            }
+        }
         hit("lvm.reader.begin");
-        self.vg.retag(&lv, &old, &tags::of_reader(new)?).await?;
+        self.vg.retag(&lv, &[], &tags::of_reader(new)?).await?;
         hit("lvm.reader.made");
         Ok(real)
     }
@@ -74,6 +95,17 @@ impl LvmPool {
         let Some(there) = report.lv(&lv) else {
             return Ok(());
         };
+        match readable(there, &record.id) {
+            None => return Ok(()),
+            Some(Ok(found)) if is_same(&found, record) => {}
+            Some(_) => {
+                return Err(Error::precondition(format!(
+                    "the reader {} of snapshot LV {} is not the one to be removed, and is kept",
+                    record.id,
+                    self.vg.path(&lv)
+                )));
+            }
+        }
         let old: Vec<_> = tags::reader_part(&there.tags, &record.id)
             .cloned()
             .collect();

@@ -25,7 +25,8 @@ impl LvmPool {
             }
             return Ok(Removed::Gone);
         };
-        self.removable(&report, lv).await?;
+        self.may_go(lv, record)?;
+        self.unneeded(&report, lv).await?;
         hit("lvm.remove.begin");
         if self.wipe == Wipe::None {
             self.vg.lvremove(&name).await?;
@@ -41,7 +42,33 @@ impl LvmPool {
         Ok(Removed::ToPurge(leftover))
     }
 
-    async fn removable(&self, report: &Report, lv: &Lv) -> Result<()> {
+    pub(super) async fn check_removable(&self, record: &Record) -> Result<()> {
+        let report = self.vg.report().await?;
+        let Some(lv) = report.lv(&names::of(&record.id)) else {
+            return Ok(());
+        };
+        self.may_go(lv, record)?;
+        self.unneeded(&report, lv).await
+    }
+
+    /// Refuse an LV that bears the name of a volume to be removed and is not that volume.
+    fn may_go(&self, lv: &Lv, record: &Record) -> Result<()> {
+        let why = if lv.pool.is_some() || lv.is_thin_pool() {
+            "it belongs to a thin pool".to_owned()
+        } else {
+            match sort::may_go(lv, true, record) {
+                Ok(()) => return Ok(()),
+                Err(why) => why,
+            }
+        };
+        Err(Error::precondition(format!(
+            "LV {} is not the one to be removed, and is kept: {why}",
+            self.vg.path(&lv.name)
+        )))
+    }
+
+    /// Refuse while others need the LV.
+    async fn unneeded(&self, report: &Report, lv: &Lv) -> Result<()> {
         let path = self.vg.path(&lv.name);
         let readers = sort::readers(lv);
         if !readers.is_empty() {
@@ -107,7 +134,7 @@ impl LvmPool {
                 "LV {path} is no leftover; it is kept"
             )));
         }
-        self.removable(&report, lv).await?;
+        self.unneeded(&report, lv).await?;
         hit("lvm.purge.begin");
         if self.wipe != Wipe::None {
             if lv.state() == State::Broken {

@@ -5,7 +5,7 @@ use stowage_model::{Bytes, PoolKind, Result};
 
 use super::LvmPool;
 use crate::vg::sort::{Sort, sort};
-use crate::vg::{Lv, Report, media, tags};
+use crate::vg::{Lv, Report, media, names, tags};
 use crate::{Defect, Found, Leftover, Pool, Scan};
 
 /// The LVs this pool answers for. Thin volumes, and thin pools made by us, are another pool's.
@@ -50,7 +50,11 @@ impl LvmPool {
                     });
                 }
                 Sort::Unreadable(why) => {
-                    scan.defects.push(Defect::Unreadable(lv.name.clone(), why));
+                    scan.defects.push(Defect::Unreadable {
+                        what: lv.name.clone(),
+                        id: names::id(&lv.name),
+                        why,
+                    });
                 }
                 Sort::Foreign => scan.defects.push(Defect::Foreign(lv.name.clone())),
             }
@@ -112,8 +116,11 @@ fn scan_readers(lv: &Lv, scan: &mut Scan) {
                 size: device_size(lv),
             }),
             Err(error) => {
-                let name = format!("reader {id} of {}", lv.name);
-                scan.defects.push(Defect::Unreadable(name, error.chain()));
+                scan.defects.push(Defect::Unreadable {
+                    what: format!("reader {id} of {}", lv.name),
+                    id: id.parse().ok(),
+                    why: error.chain(),
+                });
             }
         }
     }

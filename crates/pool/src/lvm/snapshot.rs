@@ -5,7 +5,8 @@ use stowage_host::failpoint::hit;
 use stowage_model::{Bytes, Error, Record, Result};
 
 use super::LvmPool;
-use crate::vg::sort::{Sort, sort};
+use crate::contract::is_same;
+use crate::vg::sort::{Sort, in_the_way, sort};
 use crate::vg::{Lv, names, says, tags};
 
 /// The largest store that is of use: every block of the origin, and 16 bytes for each chunk of
@@ -30,7 +31,7 @@ impl LvmPool {
             )));
         };
         if let Some(there) = report.lv(&name) {
-            if self.made_before(there, &origin)? {
+            if self.made_before(there, &origin, snapshot)? {
                 return Ok(());
             }
             self.condemn(there).await?;
@@ -74,15 +75,16 @@ impl LvmPool {
         Err(self.vg.explain(error, &what))
     }
 
-    /// Whether the LV is this snapshot of this origin; false for a stray in its place.
-    fn made_before(&self, there: &Lv, origin: &str) -> Result<bool> {
+    /// Whether the LV is this cut of this origin (one of another moment is not); false for a stray in its place.
+    fn made_before(&self, there: &Lv, origin: &str, snapshot: &Record) -> Result<bool> {
         match sort(there, true) {
-            Sort::Ours(_) if there.origin.as_deref() == Some(origin) => Ok(true),
+            Sort::Ours(found)
+                if there.origin.as_deref() == Some(origin) && is_same(&found, snapshot) =>
+            {
+                Ok(true)
+            }
             Sort::Leftover => Ok(false),
-            _ => Err(Error::exists(format!(
-                "LV {} is in the way of a new snapshot; remove or rename it",
-                self.vg.path(&there.name)
-            ))),
+            sort => Err(in_the_way(&self.vg.path(&there.name), &sort)),
         }
     }
 

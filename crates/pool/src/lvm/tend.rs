@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use stowage_host::Cmd;
 use stowage_host::failpoint::hit;
 use stowage_model::volumes::{Finding, Severity, Trouble};
-use stowage_model::{Bytes, Kind, Record, Result};
+use stowage_model::{Bytes, Error, Kind, Record, Result};
 
 use super::LvmPool;
 use super::snapshot::largest_store;
@@ -28,9 +28,11 @@ impl LvmPool {
         if let Some(findings) = self.watch.unchanged(&seen) {
             return Ok([findings, self.vg.findings()].concat());
         }
-        let findings = self.grow_stores().await?;
-        self.watch
-            .note((seen.0, self.vg.changes()), findings.clone());
+        let (findings, all_tried) = self.grow_stores().await?;
+        if all_tried {
+            self.watch
+                .note((seen.0, self.vg.changes()), findings.clone());
+        }
         Ok([findings, self.vg.findings()].concat())
     }
 
@@ -43,12 +45,16 @@ impl LvmPool {
             .collect())
     }
 
-    async fn grow_stores(&self) -> Result<Vec<Finding>> {
+    /// What is wrong with the stores, and whether every one that had to grow could be tried: one
+    /// that fails keeps no other from growing, and is tried again.
+    async fn grow_stores(&self) -> Result<(Vec<Finding>, bool)> {
         let mut findings = Vec::new();
+        let mut all_tried = true;
         for _ in 0..ROUNDS {
             let _turn = self.vg.turn().await;
             let report = self.vg.report().await?;
             findings.clear();
+            all_tried = true;
             let mut grown = false;
             let mut free = report.vg.free;
             for lv in &report.lvs {
@@ -79,14 +85,17 @@ impl LvmPool {
                     Err(error) if error.kind() == Kind::Full => {
                         findings.push(self.no_room(&record, lv));
                     }
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        all_tried = false;
+                        findings.push(not_grown(&record, &error));
+                    }
                 }
             }
             if !grown {
                 break;
             }
         }
-        Ok(findings)
+        Ok((findings, all_tried))
     }
 
     async fn grow_store(&self, lv: &Lv, size: Bytes) -> Result<()> {
@@ -140,6 +149,20 @@ fn wanted(report: &Report, lv: &Lv, record: &Record) -> Option<Bytes> {
     let steps = enough.minus(lv.size).0.div_ceil(step);
     let want = lv.size + Bytes(steps.saturating_mul(step)).round_up(report.vg.extent);
     Some(want.min(most))
+}
+
+fn not_grown(record: &Record, error: &Error) -> Finding {
+    Finding {
+        severity: Severity::Error,
+        trouble: Trouble::DeviceError,
+        subject: record.id.to_string(),
+        what: format!(
+            "the store of snapshot {} cannot grow: {}; when it overflows, the snapshot is lost",
+            record.name,
+            error.chain()
+        ),
+        mend: "mend that; it is tried again every few seconds".to_owned(),
+    }
 }
 
 fn lost(record: &Record) -> Finding {

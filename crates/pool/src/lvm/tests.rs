@@ -79,14 +79,19 @@ async fn a_scan_tells_ours_from_leftovers_damage_and_strangers() {
         *lost,
         Defect::LostSnapshot(id("s-a18b869b2e81c0c529552a3c4fa5c92e"))
     );
-    let Defect::Unreadable(_, why) = damaged else {
+    let Defect::Unreadable { id: named, why, .. } = damaged else {
         panic!("{damaged:?}")
     };
+    assert_eq!(*named, Some(volume("damaged").id));
     assert!(why.contains("version \"99\""), "{why}");
     let untagged_name = "stowage-x-untagged".to_owned();
     assert_eq!(
         *untagged,
-        Defect::Unreadable(untagged_name, "it has no tag of ours".into())
+        Defect::Unreadable {
+            what: untagged_name,
+            id: None,
+            why: "it has no tag of ours".into()
+        }
     );
 }
 
@@ -522,4 +527,120 @@ async fn the_second_suspend_that_fails_lets_the_first_go() {
     let e = pool.suspend(&[volume("a"), volume("b")]).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Precondition);
     drop(root);
+}
+
+/// The same name on another day.
+fn later(record: &Record) -> Record {
+    Record {
+        created: record.created + std::time::Duration::from_secs(1),
+        ..record.clone()
+    }
+}
+
+#[tokio::test]
+async fn a_volume_of_the_same_name_from_another_day_is_neither_taken_over_nor_removed() {
+    let record = later(&volume("v"));
+    let create = lvcreate(&record, "linear", 12 << 20, "vg-0");
+    let script = Script::new()
+        .refuses(&create, EXISTS)
+        .report(GROUP)
+        .report(GROUP)
+        .report(GROUP);
+    let pool = pool(script);
+    let e = pool.create(&record, Bytes::mib(9)).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Exists);
+    let of = volume("v");
+    for record in [later(&volume("Ü x")), later(&snapshot("full", &of))] {
+        let e = pool.remove(&record).await.unwrap_err();
+        assert_eq!(e.kind(), Kind::Precondition, "{e}");
+    }
+}
+
+#[tokio::test]
+async fn an_lv_with_a_damaged_record_is_not_removed_by_name() {
+    let e = pool(Script::new().report(GROUP))
+        .remove(&volume("damaged"))
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind(), Kind::Precondition);
+    assert!(e.message().contains("version"), "{e}");
+}
+
+#[tokio::test]
+async fn a_thin_volume_of_the_group_is_not_removed_as_a_thick_one() {
+    let e = pool(Script::new().report(GROUP)).remove(&volume("t")).await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Precondition);
+}
+
+#[tokio::test]
+async fn a_snapshot_of_another_moment_is_not_taken_for_the_new_one() {
+    let of = volume("v");
+    let e = pool(Script::new().report(GROUP))
+        .snapshot(&of, &later(&snapshot("s", &of)))
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind(), Kind::Exists);
+}
+
+#[tokio::test]
+async fn a_reader_of_another_day_stays() {
+    let scan = pool(Script::new().report(GROUP)).scan().await.unwrap();
+    let mut found = scan.found.into_iter().map(|f| f.record);
+    let reader = found.find(|r| r.name.as_str() == "r").unwrap();
+    let source = snapshot("s", &volume("v"));
+    let script = Script::new().report(GROUP).report(GROUP);
+    let pool = pool(script.report(GROUP).report(GROUP));
+    let made = pool.clone_volume(&source, &reader, Bytes::mib(60)).await;
+    assert_eq!(made.unwrap(), Bytes::mib(60));
+    let other = later(&reader);
+    let e = pool.clone_volume(&source, &other, Bytes::mib(60)).await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Exists);
+    let e = pool.remove(&other).await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Precondition);
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_known_before() {
+    let pool = pool(Script::new().report(GROUP).report(GROUP).report(GROUP));
+    let e = pool.removable(&snapshot("s", &volume("v"))).await;
+    assert!(e.unwrap_err().message().contains(volume("r").id.as_str()));
+    let e = pool.removable(&later(&volume("v"))).await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Precondition);
+    pool.removable(&volume("gone")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_grow_keeps_no_other_from_growing() {
+    let (_root, devices) = sysfs(&[(STORE, false, 8)]);
+    // The one that overflowed in the recording stands for another that must grow.
+    let both = GROUP.replace("swi-I-s---", "swi-a-s---");
+    let after = both.replace("\"100.00\"", "\"33.00\"");
+    let grow = |id: &str, bytes: u64| format!("lvextend -y -q -L {bytes}b vg-0/stowage-{id}");
+    let fails = grow("s-043a718774c572bd8a25adbeb1bfcd5c", 32 << 20);
+    let script = Script::new()
+        .report(&both)
+        .refuses(&fails, "an error of this LV")
+        .does(&grow("s-a18b869b2e81c0c529552a3c4fa5c92e", 12 << 20))
+        .report(&after)
+        .refuses(&fails, "an error of this LV")
+        .report(&after)
+        .refuses(&fails, "an error of this LV");
+    let pool = on(script, devices);
+    for _ in 0..2 {
+        let findings = pool.tend().await.unwrap();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].subject, "s-043a718774c572bd8a25adbeb1bfcd5c");
+        assert!(findings[0].what.contains("an error of this LV"));
+    }
+}
+
+#[tokio::test]
+async fn the_room_of_a_mirror_beyond_every_size_is_no_overflow() {
+    let raid1 = Record {
+        layout: Layout::Raid1,
+        ..volume("new")
+    };
+    let pool = pool(Script::new().report(GROUP).report(GROUP));
+    let e = pool.create(&raid1, Bytes(u64::MAX / 2)).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Full);
 }

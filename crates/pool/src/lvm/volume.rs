@@ -8,8 +8,9 @@ use stowage_model::{Bytes, Error, Record, Result};
 use super::LvmPool;
 use super::reader;
 use super::room::Place;
+use crate::contract::is_same;
 use crate::vg::report::State;
-use crate::vg::sort::{Sort, sort};
+use crate::vg::sort::{Sort, in_the_way, sort};
 use crate::vg::{Lv, Report, names, says, tags};
 
 impl LvmPool {
@@ -24,7 +25,7 @@ impl LvmPool {
         } else {
             let report = self.vg.glance().await?;
             if let Some(there) = report.lv(&lv) {
-                return existing(there);
+                return self.existing(there, record);
             }
             // Nobody is refused on a look that is a second old.
             match self.place(&report, record.layout, size) {
@@ -53,10 +54,10 @@ impl LvmPool {
             }
             Err(error) if says(&error, "already exists") => {
                 let report = self.vg.report().await?;
-                report.lv(&lv).map_or_else(
-                    || Err(self.vg.explain(error, &format!("create LV {lv}"))),
-                    existing,
-                )
+                match report.lv(&lv) {
+                    Some(there) => self.existing(there, record),
+                    None => Err(self.vg.explain(error, &format!("create LV {lv}"))),
+                }
             }
             Err(error) => {
                 // The look that was saved above tells why, with figures.
@@ -65,6 +66,14 @@ impl LvmPool {
                     .vg
                     .explain(error, &format!("create LV {}", self.vg.path(&lv))))
             }
+        }
+    }
+
+    /// The LV of a volume to be made is there already: fine when it is that very volume.
+    fn existing(&self, lv: &Lv, record: &Record) -> Result<Bytes> {
+        match sort(lv, true) {
+            Sort::Ours(found) if lv.pool.is_none() && is_same(&found, record) => Ok(lv.size),
+            sort => Err(in_the_way(&self.vg.path(&lv.name), &sort)),
         }
     }
 
@@ -184,20 +193,5 @@ impl LvmPool {
             return Ok(());
         }
         self.vg.detach(&lv).await
-    }
-}
-
-/// The LV of a volume to be made is there already.
-fn existing(lv: &Lv) -> Result<Bytes> {
-    match sort(lv, true) {
-        Sort::Ours(_) => Ok(lv.size),
-        Sort::Unreadable(why) => Err(Error::exists(format!(
-            "LV {} is in the way: {why}; look at `lvs -o+lv_tags`, and remove or rename it",
-            lv.name
-        ))),
-        Sort::Leftover | Sort::Foreign => Err(Error::exists(format!(
-            "LV {} is in the way; remove or rename it",
-            lv.name
-        ))),
     }
 }

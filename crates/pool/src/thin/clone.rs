@@ -20,7 +20,7 @@ impl ThinPool {
         let new_tags = tags::of_record(new)?;
         let _turn = self.vg.turn().await;
         let report = self.vg.report().await?;
-        if let Some(size) = self.made_before(&report, &name).await? {
+        if let Some(size) = self.made_before(&report, new).await? {
             return Ok(size);
         }
         let there = self.member(&report, &from)?.size;

@@ -4,8 +4,8 @@ use stowage_host::failpoint::hit;
 use stowage_model::{Error, Record, Result};
 
 use super::ThinPool;
-use crate::vg::names;
-use crate::vg::sort::{Sort, sort};
+use crate::vg::sort::{self, Sort};
+use crate::vg::{Lv, Report, names};
 use crate::{Leftover, Removed};
 
 impl ThinPool {
@@ -16,25 +16,44 @@ impl ThinPool {
         let Some(lv) = report.lv(&name) else {
             return Ok(Removed::Gone);
         };
-        if !matches!(sort(lv, false), Sort::Ours(_) | Sort::Leftover) {
-            return Err(Error::precondition(format!(
-                "LV {} has no record of ours (any more); it is kept",
-                self.vg.path(&name)
-            )));
-        }
-        // Thin snapshots need nothing of their origin, copy-on-write ones somebody made do.
-        if let Some(cow) = report.cows_of(&name).next() {
-            return Err(Error::precondition(format!(
-                "LV {} is the origin of LV {}; remove that first",
-                self.vg.path(&name),
-                cow.name
-            )));
-        }
-        self.vg.unused(&name).await?;
+        self.unneeded(&report, lv, record).await?;
         hit("thin.remove.begin");
         self.vg.lvremove(&name).await?;
         hit("thin.remove.made");
         Ok(Removed::Gone)
+    }
+
+    pub(super) async fn check_removable(&self, record: &Record) -> Result<()> {
+        let report = self.vg.report().await?;
+        match report.lv(&names::of(&record.id)) {
+            Some(lv) => self.unneeded(&report, lv, record).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Refuse what is not the volume to be removed, or is needed.
+    async fn unneeded(&self, report: &Report, lv: &Lv, record: &Record) -> Result<()> {
+        let name = &lv.name;
+        let other = match sort::may_go(lv, false, record) {
+            Ok(()) if lv.pool.as_ref() == Some(&self.options.thin_pool) => None,
+            Ok(()) => Some(format!("it is not in thin pool {}", self.location())),
+            Err(why) => Some(why),
+        };
+        if let Some(why) = other {
+            return Err(Error::precondition(format!(
+                "LV {} is not the one to be removed, and is kept: {why}",
+                self.vg.path(name)
+            )));
+        }
+        // Thin snapshots need nothing of their origin, copy-on-write ones somebody made do.
+        if let Some(cow) = report.cows_of(name).next() {
+            return Err(Error::precondition(format!(
+                "LV {} is the origin of LV {}; remove that first",
+                self.vg.path(name),
+                cow.name
+            )));
+        }
+        self.vg.unused(name).await
     }
 
     pub(super) async fn clear_leftover(&self, leftover: &Leftover) -> Result<()> {
@@ -46,7 +65,7 @@ impl ThinPool {
         };
         // The name may have become a volume's since the leftover was seen.
         if lv.pool.as_ref() != Some(&self.options.thin_pool)
-            || !matches!(sort(lv, false), Sort::Leftover)
+            || !matches!(sort::sort(lv, false), Sort::Leftover)
         {
             return Err(Error::precondition(format!(
                 "LV {} is no leftover; it is kept",

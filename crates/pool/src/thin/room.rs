@@ -86,6 +86,7 @@ impl ThinPool {
     pub(super) fn has_room(&self, report: &Report, asked: Bytes) -> Result<()> {
         self.vg.whole(report)?;
         let pool = self.thin_pool(report)?;
+        self.zeroing(pool)?;
         let name = &self.options.name;
         if let Some(filled) = self.filled(pool) {
             return Err(Error::full(format!(

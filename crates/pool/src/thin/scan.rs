@@ -4,8 +4,8 @@ use stowage_model::volumes::PoolStatus;
 use stowage_model::{Bytes, PoolKind, Result};
 
 use super::ThinPool;
-use crate::vg::media;
 use crate::vg::sort::{Sort, sort};
+use crate::vg::{media, names};
 use crate::{Defect, Found, Leftover, Pool, Scan};
 
 impl ThinPool {
@@ -26,7 +26,11 @@ impl ThinPool {
                     });
                 }
                 Sort::Unreadable(why) => {
-                    scan.defects.push(Defect::Unreadable(lv.name.clone(), why));
+                    scan.defects.push(Defect::Unreadable {
+                        what: lv.name.clone(),
+                        id: names::id(&lv.name),
+                        why,
+                    });
                 }
                 Sort::Foreign => scan.defects.push(Defect::Foreign(lv.name.clone())),
             }

@@ -13,7 +13,7 @@ impl ThinPool {
         let new_tags = tags::of_record(snapshot)?;
         let _turn = self.vg.turn().await;
         let report = self.vg.report().await?;
-        if self.made_before(&report, &name).await?.is_some() {
+        if self.made_before(&report, snapshot).await?.is_some() {
             return Ok(());
         }
         let from = self.member(&report, &origin)?;

@@ -17,8 +17,11 @@ use crate::vg::{Lv, names};
 const CALM: f64 = 50.0;
 const CALM_FOR: Duration = Duration::from_secs(15);
 
-/// Fill, in percent, of data or metadata.
-const WARN: f64 = 80.0;
+/// Fill, in percent, from which data and metadata are warned of: well below their limits
+/// ([`super::Options`]), so that a person has time before creation is refused.
+const WARN_DATA: f64 = 80.0;
+const WARN_METADATA: f64 = 65.0;
+/// Fill of either that is an error.
 const ALARM: f64 = 95.0;
 
 impl ThinPool {
@@ -81,21 +84,13 @@ impl ThinPool {
     fn judge(&self, pool: &Lv) -> Vec<Finding> {
         let place = self.location();
         let fills = [
-            (
-                "data",
-                pool.data_percent,
-                format!("lvextend -L +SIZE {place}"),
-            ),
-            (
-                "metadata",
-                pool.metadata_percent,
-                format!("lvextend --poolmetadatasize +SIZE {place}"),
-            ),
+            ("data", pool.data_percent, WARN_DATA),
+            ("metadata", pool.metadata_percent, WARN_METADATA),
         ];
         let mut findings: Vec<_> = fills
             .into_iter()
-            .filter_map(|(what, percent, command)| {
-                let percent = percent.filter(|percent| *percent >= WARN)?;
+            .filter_map(|(what, percent, warn)| {
+                let percent = percent.filter(|percent| *percent >= warn)?;
                 let severity = if percent >= ALARM {
                     Severity::Error
                 } else {
@@ -108,7 +103,7 @@ impl ThinPool {
                         "the {what} of thin pool {place} are filled to {percent:.0} %; when they \
                          are full, its volumes stop"
                     ),
-                    format!("run `{command}`, or delete volumes or snapshots"),
+                    self.more_of(what),
                 ))
             })
             .collect();
@@ -117,6 +112,21 @@ impl ThinPool {
             self.finding(Severity::Error, Trouble::DeviceError, what, mend)
         }));
         findings
+    }
+
+    /// How to get more room. The pool takes all of its group where it was made by us, so that its
+    /// data grow by a disk only; LVM sets space aside for the metadata.
+    fn more_of(&self, what: &str) -> String {
+        let name = &self.options.name;
+        let more = match what {
+            "metadata" => format!(
+                "add a disk with `vgextend {}` and run `lvextend --poolmetadatasize +SIZE {}`",
+                self.vg.name(),
+                self.location()
+            ),
+            _ => format!("add a disk with `stowage pool extend {name} DISK`"),
+        };
+        format!("delete volumes or snapshots, or {more}")
     }
 
     fn finding(&self, severity: Severity, trouble: Trouble, what: String, mend: String) -> Finding {

@@ -272,3 +272,67 @@ async fn fill_is_looked_at_when_something_was_written_and_not_all_the_time() {
     );
     assert_eq!(pool.tend().await.unwrap(), findings);
 }
+
+#[tokio::test]
+async fn a_volume_of_the_same_name_from_another_day_is_neither_taken_over_nor_removed() {
+    let t = volume("t");
+    let other = Record {
+        created: t.created + std::time::Duration::from_secs(1),
+        ..t.clone()
+    };
+    let cut = Record {
+        created: other.created,
+        ..snapshot("ts", &t)
+    };
+    let refused = |script: Script| pool(script);
+    let e = refused(Script::new().report(GROUP))
+        .create(&other, Bytes::mib(8))
+        .await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Exists);
+    let e = refused(Script::new().report(GROUP))
+        .snapshot(&t, &cut)
+        .await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Exists);
+    let e = refused(Script::new().report(GROUP))
+        .clone_volume(&cut, &other, Bytes::mib(60))
+        .await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Exists);
+    let pool = pool(Script::new().report(GROUP).report(GROUP).report(GROUP));
+    for record in [other.clone(), cut] {
+        let e = pool.remove(&record).await;
+        assert_eq!(e.unwrap_err().kind(), Kind::Precondition);
+    }
+    let e = pool.removable(&other).await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Precondition);
+}
+
+#[tokio::test]
+async fn a_pool_that_shows_old_blocks_makes_and_attaches_nothing() {
+    let dirty = GROUP.replace("\"zero\":\"zero\"", "\"zero\":\"\"");
+    // The group came after the pool was opened.
+    let script = Script::new().report(&dirty).report(&dirty).report(&dirty);
+    let pool = pool(script);
+    let e = pool.create(&volume("new"), Bytes::mib(4)).await;
+    assert!(e.unwrap_err().message().contains("lvchange --zero y"));
+    let e = pool.attach(&volume("t"), Attach::Held).await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Precondition);
+}
+
+#[tokio::test]
+async fn fill_is_warned_of_before_creation_is_refused_with_a_way_that_works() {
+    for (from, to, way) in [
+        ("\"10.55\"", "\"66.00\"", "vgextend vg-0"),
+        (
+            "\"data_percent\":\"10.00\"",
+            "\"data_percent\":\"85.00\"",
+            "stowage pool extend fast",
+        ),
+    ] {
+        let (_root, devices) = sysfs(&[("vg--0-tp_tdata", false, 1)]);
+        let filling = GROUP.replace(from, to);
+        let pool = on(Script::new().report(&filling), devices);
+        let findings = pool.tend().await.unwrap();
+        assert_eq!(findings[0].severity, Severity::Warning);
+        assert!(findings[0].mend.contains(way), "{}", findings[0].mend);
+    }
+}

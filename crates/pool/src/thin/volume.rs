@@ -6,7 +6,8 @@ use stowage_model::{Bytes, Error, Record, Result};
 
 use super::ThinPool;
 use crate::Written;
-use crate::vg::sort::{Sort, sort};
+use crate::contract::is_same;
+use crate::vg::sort::{Sort, in_the_way, sort};
 use crate::vg::{Lv, Report, names, tags};
 
 impl ThinPool {
@@ -23,7 +24,7 @@ impl ThinPool {
         let size = size.round_up(report.vg.extent);
         if report.lv(&name).is_some() {
             let report = self.vg.glance().await?;
-            if let Some(size) = self.made_before(&report, &name).await? {
+            if let Some(size) = self.made_before(&report, record).await? {
                 return Ok(size);
             }
         }
@@ -41,14 +42,19 @@ impl ThinPool {
             return Ok(size);
         };
         let report = self.vg.report().await?;
-        self.made_before(&report, &name).await?.ok_or(error)
+        self.made_before(&report, record).await?.ok_or(error)
     }
 
     /// The size of the volume or snapshot if it is there; a half-made one is taken out of the way.
     ///
     /// # Errors
     /// [`stowage_model::Kind::Exists`] when something else has its name.
-    pub(super) async fn made_before(&self, report: &Report, name: &str) -> Result<Option<Bytes>> {
+    pub(super) async fn made_before(
+        &self,
+        report: &Report,
+        record: &Record,
+    ) -> Result<Option<Bytes>> {
+        let name = &names::of(&record.id);
         let Some(there) = report.lv(name) else {
             return Ok(None);
         };
@@ -60,16 +66,12 @@ impl ThinPool {
             )));
         }
         match sort(there, false) {
-            Sort::Ours(_) => Ok(Some(there.size)),
+            Sort::Ours(found) if is_same(&found, record) => Ok(Some(there.size)),
             Sort::Leftover => {
                 self.vg.lvremove(name).await?;
                 Ok(None)
             }
-            Sort::Unreadable(why) => Err(Error::exists(format!(
-                "LV {} is in the way: {why}; look at `lvs -o+lv_tags`, and remove or rename it",
-                self.vg.path(name)
-            ))),
-            Sort::Foreign => Err(Error::exists(format!("LV {name} is in the way"))),
+            sort => Err(in_the_way(&self.vg.path(name), &sort)),
         }
     }
 

@@ -1,9 +1,10 @@
 //! What an LV is to us, told by its name, its tags and its kind.
 
-use stowage_model::{Id, Record};
+use stowage_model::{Error, Id, Record};
 
 use super::report::Lv;
 use super::{names, tags};
+use crate::contract;
 
 /// What an LV is.
 #[derive(Debug)]
@@ -43,6 +44,38 @@ pub(crate) fn sort(lv: &Lv, thick: bool) -> Sort {
         }
         Ok(record) if thick && record.is_snapshot() && !lv.is_cow() => Sort::Leftover,
         Ok(record) => Sort::Ours(Box::new(record)),
+    }
+}
+
+/// The error that something else has the name of an LV to be made.
+pub(crate) fn in_the_way(path: &str, sort: &Sort) -> Error {
+    Error::exists(match sort {
+        Sort::Unreadable(why) => format!(
+            "LV {path} is in the way: {why}; look at `lvs -o+lv_tags`, and remove or rename it"
+        ),
+        Sort::Ours(found) => format!(
+            "LV {path} is in the way: it is another volume of this name, made {}, which was not \
+             readable when the daemon started; restart the daemon",
+            found.created
+        ),
+        Sort::Leftover | Sort::Foreign => {
+            format!("LV {path} is in the way; remove or rename it")
+        }
+    })
+}
+
+/// Whether an LV may be taken away on behalf of this record: it is that very volume, or what a
+/// step of its making or removal left under its name.
+pub(crate) fn may_go(lv: &Lv, thick: bool, meant: &Record) -> Result<(), String> {
+    match sort(lv, thick) {
+        Sort::Ours(found) if contract::may_go(&found, meant) => Ok(()),
+        Sort::Leftover => Ok(()),
+        Sort::Ours(found) => Err(format!(
+            "it is another volume of this name, made {}",
+            found.created
+        )),
+        Sort::Unreadable(why) => Err(why),
+        Sort::Foreign => Err("it was not made by us".to_owned()),
     }
 }
 

@@ -1,0 +1,140 @@
+//! What the pools were not able to tell: pools that could not be read, and volumes whose records
+//! could not. Until they are, an id that the index lacks is not known to be free: its volume may
+//! be there, mounted and full of data.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use stowage_host::{blocking, mount};
+use stowage_model::error::Context;
+use stowage_model::{Error, Id, PoolName, Result};
+use stowage_pool::Pool;
+
+use crate::local::Inner;
+
+/// Pools and records that could not be read.
+#[derive(Default)]
+pub(crate) struct Unread(RwLock<Gaps>);
+
+#[derive(Default)]
+struct Gaps {
+    /// Why each of these pools could not be read.
+    pools: BTreeMap<PoolName, String>,
+    /// What each of these ids is called in its pool, and what is wrong with its record.
+    records: BTreeMap<Id, (PoolName, String)>,
+}
+
+impl Gaps {
+    /// The first of these pools that could not be read, as an error.
+    fn pool(&self, is_meant: impl Fn(&PoolName) -> bool) -> Result<()> {
+        match self.pools.iter().find(|(pool, _)| is_meant(pool)) {
+            None => Ok(()),
+            Some((pool, why)) => Err(Error::precondition(format!(
+                "the pool {pool} could not be read ({why}), so what it holds is not known; bring \
+                 it back and restart the daemon, or take it out of the configuration"
+            ))),
+        }
+    }
+
+    fn record(&self, id: &Id) -> Result<()> {
+        match self.records.get(id) {
+            None => Ok(()),
+            Some((pool, what)) => Err(Error::precondition(format!(
+                "{id} is in pool {pool} and its record cannot be read ({what}); run `stowage \
+                 doctor`"
+            ))),
+        }
+    }
+}
+
+impl Unread {
+    /// This pool could not be read.
+    pub(crate) fn pool(&self, pool: &PoolName, why: String) {
+        self.write().pools.insert(pool.clone(), why);
+    }
+
+    /// There is something of this id in this pool that could not be read.
+    pub(crate) fn record(&self, id: &Id, pool: &PoolName, what: String) {
+        let mut gaps = self.write();
+        gaps.records.insert(id.clone(), (pool.clone(), what));
+    }
+
+    /// The pools that could not be read.
+    pub(crate) fn pools(&self) -> Vec<PoolName> {
+        self.read().pools.keys().cloned().collect()
+    }
+
+    /// Whether an id that the index lacks is known to be nobody's.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] naming the pool it may be in, and the way out.
+    pub(crate) fn rule_out(&self, id: &Id) -> Result<()> {
+        let gaps = self.read();
+        gaps.record(id)?;
+        gaps.pool(|_| true)
+    }
+
+    /// Whether nothing of this id is known to be there and unreadable.
+    ///
+    /// # Errors
+    /// As [`Unread::rule_out`].
+    pub(crate) fn rule_out_record(&self, id: &Id) -> Result<()> {
+        self.read().record(id)
+    }
+
+    /// Whether all of these pools could be read. A request that only they can serve finds there
+    /// what it made before; the others do not concern it.
+    ///
+    /// # Errors
+    /// As [`Unread::rule_out`].
+    pub(crate) fn among(&self, pools: &[Arc<dyn Pool>]) -> Result<()> {
+        self.read()
+            .pool(|unread| pools.iter().any(|pool| pool.name() == unread))
+    }
+
+    /// As [`Unread::rule_out`], for the members of a group, whose ids its own does not tell.
+    ///
+    /// # Errors
+    /// As [`Unread::rule_out`].
+    pub(crate) fn rule_out_members(&self) -> Result<()> {
+        let gaps = self.read();
+        gaps.pool(|_| true)?;
+        let snapshot = |id: &&Id| id.role() == stowage_model::id::Role::Snapshot;
+        match gaps.records.keys().find(snapshot) {
+            None => Ok(()),
+            Some(id) => Err(Error::precondition(format!(
+                "the record of {id}, which may be of this group, cannot be read; run `stowage \
+                 doctor`"
+            ))),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Gaps> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Gaps> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// The end of a use of a volume that the index lacks: nothing is to be done, unless it may be
+    /// there, and in use at this path.
+    ///
+    /// # Errors
+    /// As [`Unread::rule_out`].
+    pub(crate) async fn end_unknown_use(&self, id: &Id, path: &Path) -> Result<()> {
+        let noted = self.attachments.get(id);
+        let staged = noted.staging.is_some_and(|s| s.path == path);
+        let owned = path.to_owned();
+        let mounted = blocking(move || mount::at(&owned))
+            .await
+            .or_internal(|| "failed to read the mount table".to_owned())?;
+        if staged || noted.targets.contains_key(path) || mounted.is_some() {
+            self.unread.rule_out(id)?;
+        }
+        Ok(())
+    }
+}
