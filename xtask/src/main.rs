@@ -2,8 +2,10 @@
 
 mod cell;
 mod cmd;
+mod fence;
 mod licence;
 mod process;
+mod promises;
 mod tally;
 
 use std::process::ExitCode;

@@ -6,9 +6,9 @@ use serde_json::Value;
 use stowage_testkit::requirement::find;
 use stowage_testkit::scratch;
 
-use crate::{licence, process};
+use crate::{fence, licence, process, promises};
 
-/// Format, lints, each crate alone, docs, licences and sources, generated files
+/// Format, lints, each crate alone, docs, fences, cited tests, licences, generated files
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
@@ -20,11 +20,13 @@ enum Verdict {
     Unchecked(&'static str),
 }
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 9] = [
     ("format", format),
     ("clippy", clippy),
     ("each crate alone", each_crate_alone),
     ("docs", docs),
+    ("fences", fences),
+    ("promises", cited_tests),
     ("licences and sources", licences),
     ("cargo deny", cargo_deny),
     ("generated files", generated_files),
@@ -113,12 +115,31 @@ fn docs() -> Result<Verdict> {
     good(process::run(doc.env("RUSTDOCFLAGS", "-D warnings")))
 }
 
-fn licences() -> Result<Verdict> {
-    let deny = std::fs::read_to_string(scratch::workspace().join("deny.toml"))
-        .context("failed to read deny.toml")?;
-    let problems = licence::problems(&deny, &metadata(&[])?)?;
+fn fences() -> Result<Verdict> {
+    let clippy = workspace_file("clippy.toml")?;
+    none(&fence::gaps(&clippy, &metadata(&[])?)?)
+}
+
+fn cited_tests() -> Result<Verdict> {
+    let semantics = workspace_file("docs/semantics.md")?;
+    let crates = scratch::workspace().join("crates");
+    let missing = promises::without_test(&semantics, &crates)?;
+    none(&missing).context("docs/semantics.md cites tests that are not there")
+}
+
+fn none(problems: &[String]) -> Result<Verdict> {
     ensure!(problems.is_empty(), "\n  {}", problems.join("\n  "));
     Ok(Verdict::Good)
+}
+
+fn workspace_file(name: &str) -> Result<String> {
+    std::fs::read_to_string(scratch::workspace().join(name))
+        .with_context(|| format!("failed to read {name}"))
+}
+
+fn licences() -> Result<Verdict> {
+    let deny = workspace_file("deny.toml")?;
+    none(&licence::problems(&deny, &metadata(&[])?)?)
 }
 
 /// Compiling cargo-deny takes minutes, so it is asked only where it is installed.
