@@ -51,7 +51,13 @@ fn a_volume_on_extents_that_others_used_is_blank() {
     rig.ok(&["volume", "create", "v", "--size", "32Mi"]);
     rig.ok(&["volume", "mount", "v", &rig.text("m")]);
     put(&rig.path("m/file"), "kept");
-    rig.ok(&["volume", "unmount", &rig.text("m")]);
-    rig.ok(&["volume", "delete", "v"]);
+    // One that has grown before anybody mounted it ends somewhere else.
+    rig.ok(&["volume", "create", "w", "--size", "16Mi"]);
+    rig.ok(&["volume", "grow", "w", "32Mi"]);
+    rig.ok(&["volume", "mount", "w", &rig.text("n")]);
+    for (name, at) in [("v", "m"), ("w", "n")] {
+        rig.ok(&["volume", "unmount", &rig.text(at)]);
+        rig.ok(&["volume", "delete", name]);
+    }
     rig.assert_clean();
 }

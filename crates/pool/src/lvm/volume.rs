@@ -2,6 +2,7 @@
 
 use stowage_host::failpoint::hit;
 use stowage_host::{Cmd, blocking, device};
+use stowage_model::record::Content;
 use stowage_model::request::Layout;
 use stowage_model::{Bytes, Error, Record, Result};
 
@@ -92,10 +93,21 @@ impl LvmPool {
     }
 
     pub(super) async fn grow_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        let _turn = self.vg.turn().await;
+        let size = self.extend_lv(record, size).await?;
+        // Its new end is where a file system will be looked for. Also when it had its size before:
+        // a kill may have come in between.
+        if record.content == Content::Blank {
+            self.blank(&names::of(&record.id)).await?;
+        }
+        Ok(size)
+    }
+
+    /// The caller has the turn.
+    async fn extend_lv(&self, record: &Record, size: Bytes) -> Result<Bytes> {
         let name = names::of(&record.id);
         let path = self.vg.path(&name);
         let size = size.round_up(self.vg.extent());
-        let _turn = self.vg.turn().await;
         let report = self.vg.report().await?;
         let Some(lv) = report.lv(&name) else {
             if let Some(snapshot) = reader::snapshot_of(record) {
