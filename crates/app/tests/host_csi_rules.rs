@@ -8,10 +8,16 @@
 
 mod support;
 
-use stowage_csi::proto::{CreateVolumeRequest, GetCapacityRequest};
+use std::path::{Path, PathBuf};
+
+use stowage_csi::proto::{
+    ControllerExpandVolumeRequest, CreateVolumeRequest, GetCapacityRequest, NodeExpandVolumeRequest,
+};
 use stowage_testkit::disk::FsKind;
-use support::calls::{Code, Csi, MIB, Mode, block, map, range, refused, volume};
-use support::{Rig, Storage};
+use support::calls::{
+    Code, Csi, MIB, Mode, block, flagged, map, mount, publishing, range, refused, text, volume,
+};
+use support::{Rig, Storage, tool};
 
 fn rig() -> Rig {
     Rig::new(Storage::file(FsKind::Xfs))
@@ -73,5 +79,136 @@ fn a_class_no_pool_can_serve_has_no_capacity() {
         };
         refused(csi.create_volume(want), Code::InvalidArgument, &["no pool"]);
     }
+    rig.assert_clean();
+}
+
+// Publish, stats and growth are about the volume as it was staged, and about its own mounts.
+
+fn staged(rig: &Rig, csi: &Csi, flags: &[&str]) -> (String, PathBuf) {
+    let (id, staging) = (csi.made("v").volume_id, rig.path("staging"));
+    std::fs::create_dir_all(&staging).expect("a writable directory");
+    let mode = Mode::SingleNodeMultiWriter;
+    csi.stage(&id, &staging, flagged("ext4", mode, flags));
+    (id, staging)
+}
+
+#[test]
+fn what_is_staged_one_way_is_not_published_another() {
+    let rig = rig();
+    let csi = Csi::new(&rig);
+    let (id, staging) = staged(&rig, &csi, &["noatime"]);
+    let table = std::fs::read_to_string("/proc/self/mounts").expect("a mount table");
+    let staged_at = text(&staging);
+    let line = table
+        .lines()
+        .find(|l| l.split(' ').nth(1) == Some(&staged_at));
+    assert!(line.is_some_and(|l| l.contains("noatime")), "{line:?}");
+    let (target, mode) = (rig.path("target"), Mode::SingleNodeMultiWriter);
+    let publish =
+        |capability| csi.node_publish_volume(publishing(&id, &staging, &target, capability));
+    for flags in [&[][..], &["noexec"], &["noatime", "ro"]] {
+        let answer = publish(flagged("ext4", mode, flags));
+        refused(answer, Code::InvalidArgument, &["noatime", "unstage"]);
+    }
+    refused(
+        publish(mount("xfs", mode)),
+        Code::InvalidArgument,
+        &["ext4"],
+    );
+    assert!(!target.exists());
+    publish(flagged("ext4", mode, &["noatime"])).expect("as it was staged");
+    publish(flagged("ext4", mode, &["noatime"])).expect("the same again");
+    refused(
+        publish(mount("ext4", mode)),
+        Code::AlreadyExists,
+        &["noatime"],
+    );
+    csi.unpublish(&id, &target).expect("unpublished");
+    csi.unstage(&id, &staging).expect("unstaged");
+    csi.delete(&id).expect("deleted");
+    rig.assert_clean();
+}
+
+#[test]
+fn a_file_system_is_counted_as_the_kernel_counts_it_and_only_where_it_is() {
+    let rig = rig();
+    let csi = Csi::new(&rig);
+    let (id, staging) = staged(&rig, &csi, &[]);
+    let kernel = rustix::fs::statvfs(&staging).expect("a mounted file system");
+    let (bytes, inodes) = (kernel.f_blocks * kernel.f_frsize, kernel.f_files);
+    let told: Vec<i64> = csi
+        .stats(&id, &staging)
+        .expect("statistics")
+        .iter()
+        .map(|usage| usage.total)
+        .collect();
+    assert_eq!(
+        told,
+        [bytes, inodes].map(|n| i64::try_from(n).expect("not so many"))
+    );
+    let foreign = rig.path("foreign");
+    std::fs::create_dir(&foreign).expect("a writable directory");
+    tool("mount", &["-t", "tmpfs", "none", &text(&foreign)]);
+    let there = csi.stats(&id, &foreign);
+    let expanded = csi.node_expand_volume(NodeExpandVolumeRequest {
+        volume_id: id.clone(),
+        volume_path: text(&foreign),
+        ..Default::default()
+    });
+    tool("umount", &[&text(&foreign)]);
+    refused(there, Code::NotFound, &["is not at"]);
+    refused(expanded, Code::NotFound, &["is not at"]);
+    csi.unstage(&id, &staging).expect("unstaged");
+    csi.delete(&id).expect("deleted");
+    rig.assert_clean();
+}
+
+#[test]
+fn a_volume_grows_through_a_target_that_may_only_read() {
+    let rig = rig();
+    let csi = Csi::new(&rig);
+    let mode = Mode::SingleNodeMultiWriter;
+    let sized = |bytes: i64| Some(range(bytes, 0));
+    let wanted = CreateVolumeRequest {
+        capacity_range: sized(320 * MIB),
+        volume_capabilities: vec![mount("xfs", mode)],
+        ..volume("v")
+    };
+    let id = csi.create_volume(wanted).expect("a volume").volume_id;
+    let (staging, target) = (rig.path("staging"), rig.path("target"));
+    std::fs::create_dir_all(&staging).expect("a writable directory");
+    csi.stage(&id, &staging, mount("xfs", mode));
+    let mut publish = publishing(&id, &staging, &target, mount("xfs", mode));
+    publish.readonly = true;
+    csi.node_publish_volume(publish).expect("published");
+    assert!(
+        std::fs::write(target.join("file"), "x").is_err(),
+        "only to read"
+    );
+    let bytes = |at: &Path| {
+        let size = rustix::fs::statvfs(at).expect("a mounted file system");
+        size.f_blocks * size.f_frsize
+    };
+    let before = bytes(&target);
+    let grow = ControllerExpandVolumeRequest {
+        volume_id: id.clone(),
+        capacity_range: sized(352 * MIB),
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        let grown = csi.controller_expand_volume(grow.clone());
+        assert_eq!(grown.expect("grown"), (352 * MIB, true));
+        csi.node_expand_volume(NodeExpandVolumeRequest {
+            volume_id: id.clone(),
+            volume_path: text(&target),
+            capacity_range: sized(352 * MIB),
+            ..Default::default()
+        })
+        .expect("expanded");
+    }
+    assert_eq!(bytes(&target), before + (32 << 20));
+    csi.unpublish(&id, &target).expect("unpublished");
+    csi.unstage(&id, &staging).expect("unstaged");
+    csi.delete(&id).expect("deleted");
     rig.assert_clean();
 }

@@ -26,6 +26,11 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
+    /// Whether nothing can be written to its file system.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.options.iter().any(|option| option == "ro")
+    }
+
     /// What was asked when it was staged so.
     pub(crate) fn access(&self) -> Access {
         match self.block {

@@ -100,10 +100,7 @@ impl Inner {
             }),
             // The kernel turns a file system read-only by itself after errors (ext4:
             // errors=remount-ro); the mount's own flags then stay as they were.
-            Some(m)
-                if m.super_options.iter().any(|o| o == "ro")
-                    && !staging.options.iter().any(|o| o == "ro") =>
-            {
+            Some(m) if m.super_options.iter().any(|o| o == "ro") && !staging.is_read_only() => {
                 findings.push(Finding {
                     severity: Severity::Error,
                     trouble: Trouble::ReadOnly,

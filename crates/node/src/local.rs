@@ -140,7 +140,12 @@ impl Inner {
     pub(crate) async fn save(self: &Arc<Self>, entry: &Entry) -> Result<()> {
         entry.pool.rewrite(&entry.record).await?;
         self.index.put(entry.clone());
-        self.unnote(&entry.record.id).await
+        // The note of a mkfs that did not end must outlive other changes: without it what is on
+        // the device is somebody's, and the volume can never be formatted.
+        match entry.half_formatted {
+            true => Ok(()),
+            false => self.unnote(&entry.record.id).await,
+        }
     }
 
     /// Make a changed record durable now and carry it into the pool later. The caller holds the
@@ -151,13 +156,18 @@ impl Inner {
         self.index.put(entry.clone());
         let me = Arc::clone(self);
         self.ops.background(async move {
-            tokio::select! {
-                () = tokio::time::sleep(CARRY_AFTER) => {}
-                // The journal keeps it for the next start.
-                () = me.stopping.cancelled() => return,
-            }
-            if let Err(e) = me.carry(&id).await {
-                tracing::warn!(volume.id = %id, error = %e.chain(), "record not yet in the pool");
+            // Tried again until it is there: a group may be busy or away for a while.
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(CARRY_AFTER) => {}
+                    // The journal keeps it for the next start.
+                    () = me.stopping.cancelled() => return,
+                }
+                match me.carry(&id).await {
+                    Ok(()) => return,
+                    Err(e) => tracing::warn!(volume.id = %id, error = %e.chain(),
+                        "record not yet in the pool"),
+                }
             }
         });
         Ok(())

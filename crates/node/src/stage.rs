@@ -179,7 +179,7 @@ impl Inner {
         staging: &Staging,
     ) -> Result<()> {
         // One that is mounted to be read cannot grow; it does at the next writable mount.
-        let reader = staging.options.iter().any(|o| o == "ro");
+        let reader = staging.is_read_only();
         if entry.outgrown(device) && !reader {
             self.grow_mounted(entry, fs, device, &staging.path).await?;
         }
@@ -418,13 +418,13 @@ impl Inner {
 }
 
 /// What staging comes down to, checked before anything is touched.
-struct Plan {
+pub(crate) struct Plan {
     fs: Option<FsType>,
-    staging: Staging,
+    pub(crate) staging: Staging,
 }
 
 impl Plan {
-    fn new(entry: &Entry, want: &StageRequest) -> Result<Self> {
+    pub(crate) fn new(entry: &Entry, want: &StageRequest) -> Result<Self> {
         let record = &entry.record;
         let staging = |block, options| Staging {
             path: want.staging.clone(),

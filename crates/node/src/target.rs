@@ -6,13 +6,13 @@ use std::sync::Arc;
 use stowage_host::path::{TargetError, TargetKind};
 use stowage_host::{Target, blocking, device, failpoint, loopdev, mount};
 use stowage_model::error::Context;
-use stowage_model::request::{Access, AccessMode, PublishRequest};
+use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
 use stowage_model::{Error, Id, Result};
 
 use crate::attachments::{Attachment, Publication};
 use crate::index::Entry;
 use crate::local::Inner;
-use crate::stage::bad_path;
+use crate::stage::{Plan, bad_path};
 
 /// Permissions of a target directory before the volume's own root covers it.
 const TARGET_MODE: u32 = 0o750;
@@ -68,7 +68,10 @@ impl Inner {
             return blocking(move || {
                 let target =
                     Target::create_file(&path).map_err(|e| bad_path("target path", &path, e))?;
-                if device::devno(&path).ok() == device::devno(&source).ok() {
+                let failed = || format!("failed to look at {}", source.display());
+                let wanted = device::devno(&source).or_internal(failed)?;
+                // What is no device yet is the empty file to bind upon.
+                if device::devno(&path).ok() == Some(wanted) {
                     return Ok(());
                 }
                 failpoint::hit("node.publish.made");
@@ -182,7 +185,7 @@ impl Inner {
     }
 
     /// What is mounted at `path`, on top.
-    async fn ours_at(&self, entry: &Entry, path: &Path, block: bool) -> Result<Mounted> {
+    pub(crate) async fn ours_at(&self, entry: &Entry, path: &Path, block: bool) -> Result<Mounted> {
         let Some(found) = mount_at(path).await? else {
             return Ok(Mounted::Nothing);
         };
@@ -245,12 +248,13 @@ impl Inner {
     async fn take_back(&self, entry: &Entry, target: &Path) -> Result<()> {
         let id = &entry.record.id;
         let publication = self.attachments.get(id).targets.remove(target);
-        if let Some(publication) = &publication {
-            self.unthrottle(entry, publication).await;
-        }
         let block = publication.as_ref().is_some_and(|p| p.block);
         self.unmount_ours(entry, target, block).await?;
         failpoint::hit("node.unpublish.unmounted");
+        // Afterwards: a consumer that is still busy keeps its limits.
+        if let Some(publication) = &publication {
+            self.unthrottle(entry, publication).await;
+        }
         let path = target.to_owned();
         blocking(move || {
             Target::remove(&path).map_err(|e| bad_path("target path", &path, e))?;
@@ -312,7 +316,7 @@ impl Inner {
 }
 
 /// What is mounted somewhere, on top.
-enum Mounted {
+pub(crate) enum Mounted {
     Nothing,
     Ours,
     /// Somebody else's: its source.
@@ -389,6 +393,25 @@ fn check(entry: &Entry, before: &Attachment, want: &PublishRequest) -> Result<Pu
             }
         )));
     }
+    let known = before.targets.get(&want.target);
+    let asked = StageRequest {
+        id: want.id.clone(),
+        staging: want.staging.clone(),
+        access: want.access.clone(),
+        mode: staging.mode,
+    };
+    // A bind shows the file system as it was staged, whatever is asked of it.
+    if Plan::new(entry, &asked)?.staging != *staging {
+        let text = format!(
+            "{title} is staged with the mount options {:?} and cannot be published with others; \
+             unstage it first",
+            staging.options
+        );
+        return Err(match known {
+            Some(_) => Error::exists(text),
+            None => Error::invalid(text),
+        });
+    }
     let publication = Publication {
         block,
         read_only: want.read_only
@@ -398,7 +421,7 @@ fn check(entry: &Entry, before: &Attachment, want: &PublishRequest) -> Result<Pu
         mode: want.mode,
         cgroup: None,
     };
-    if let Some(same) = before.targets.get(&want.target) {
+    if let Some(same) = known {
         let same = Publication {
             cgroup: None,
             ..same.clone()

@@ -120,6 +120,11 @@ impl Inner {
     /// Limits for consumers whose cgroup appeared after they were published.
     pub(crate) async fn late_limits(&self) {
         for (id, attachment) in self.attachments.all() {
+            // To look for a pod is to walk all of them; who has no limits needs none found.
+            let limited = |entry: Entry| !entry.record.limits.is_unlimited();
+            if !self.index.get(&id).is_some_and(limited) {
+                continue;
+            }
             for (target, publication) in &attachment.targets {
                 if publication.cgroup.is_some() {
                     continue;

@@ -1,7 +1,8 @@
 use super::*;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use stowage_model::FsType;
 use stowage_model::volumes::Volumes;
+use stowage_model::{FsType, LimitsChange};
 
 use crate::testing::{Bench, wanted};
 
@@ -86,4 +87,35 @@ async fn a_copy_is_whole_though_its_source_is_read_by_others() {
     let made = bench.local.create(want).await.unwrap();
     let bytes = std::fs::read(bench.b.file(&made.record.id)).unwrap();
     assert!(bytes.iter().all(|b| *b == 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_could_not_be_written_is_written_later() {
+    let bench = Bench::new().await;
+    let id = bench.volume("v").await;
+    let mut entry = bench.entry(&id).unwrap();
+    entry.record.content = Content::FileSystem(FsType::Ext4);
+    bench.a.refusals.store(2, Ordering::SeqCst);
+    bench.local.inner.save_lazily(&entry).await.unwrap();
+    let written = || bench.a.written.lock().unwrap()[&id].content;
+    let patience = tokio::time::timeout(Duration::from_secs(60), async {
+        while written() == Content::Blank {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    patience.await.expect("tried until it is there");
+    assert_eq!(bench.a.refusals.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_half_made_file_system_is_remembered_whatever_else_changes() {
+    let bench = Bench::new().await;
+    let id = bench.volume("v").await;
+    let inner = &bench.local.inner;
+    inner.note(&id, Intent::Format).await.unwrap();
+    bench.alter(&id, |e| e.half_formatted = true);
+    let mut change = LimitsChange::default();
+    change.set("bps", "1Mi").unwrap();
+    bench.local.modify(&id, change).await.unwrap();
+    assert_eq!(inner.noted(&id).await.unwrap(), Some(Intent::Format));
 }
