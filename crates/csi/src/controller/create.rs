@@ -1,8 +1,9 @@
 //! CreateVolume: the request with the most to check, every bit of it before anything is made.
 
+use stowage_model::id::Role;
 use stowage_model::params::{ClassParams, Origin};
 use stowage_model::request::Source;
-use stowage_model::{Bytes, FsType, Kind, Name, Record, Result, VolumeRequest};
+use stowage_model::{Bytes, FsType, Id, Kind, Name, Record, Result, VolumeRequest};
 
 use crate::door::Door;
 use crate::proto::volume_content_source::Type;
@@ -33,7 +34,7 @@ pub(super) async fn create(
         .map(parse_source)
         .transpose()?;
     let hints = match &source {
-        Some(source) => look_at(door, source).await?,
+        Some(source) => hints(door, &name, source).await?,
         None => Hints::default(),
     };
     // A file system nobody names is that of the source: what is copied cannot be another.
@@ -84,16 +85,29 @@ fn parse_source(source: &VolumeContentSource) -> Result<Source> {
     }
 }
 
-/// What a source says about a volume made from it.
+/// What a request leaves open, and a copy takes from what it copies.
 #[derive(Default)]
 struct Hints {
     size: Option<Bytes>,
     fs: Option<FsType>,
 }
 
-/// A source that is gone says nothing and refuses nothing: this may be the retry of a call that
-/// made the volume while the source was there, which only [`stowage_model::Volumes`] can tell.
-async fn look_at(door: &Door, source: &Source) -> Result<Hints> {
+/// From the volume itself if this is the retry of a call that made it, since its source may have
+/// grown or gone meanwhile; otherwise from the source. A source that is gone says nothing and
+/// refuses nothing: whether it is needed only [`stowage_model::Volumes`] can tell.
+async fn hints(door: &Door, name: &Name, source: &Source) -> Result<Hints> {
+    let id = Id::derive(Role::Volume, name);
+    let made = match door.volumes.volume(&id).await {
+        Ok(volume) => Some(volume.record),
+        Err(e) if e.kind() == Kind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    if let Some(record) = made.filter(|record| record.source.as_ref() == Some(source.id())) {
+        return Ok(Hints {
+            size: Some(record.asked),
+            fs: file_system(&record),
+        });
+    }
     let found = match source {
         Source::Volume(id) => door.volumes.volume(id).await.map(|v| (v.size, v.record)),
         Source::Snapshot(id) => super::snapshots::find(door, id)

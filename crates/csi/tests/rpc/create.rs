@@ -313,3 +313,36 @@ async fn a_retry_finds_the_copy_though_its_source_is_gone() {
     s.fake.state().volumes.remove(&id);
     assert_eq!(s.create(request).await.unwrap(), copy);
 }
+
+#[tokio::test]
+async fn a_retry_that_leaves_all_to_its_source_finds_the_copy_whatever_became_of_the_source() {
+    let mut s = Server::start().await;
+    let original = CreateVolumeRequest {
+        volume_capabilities: vec![mount("xfs", Mode::SingleNodeWriter)],
+        ..volume("original")
+    };
+    let original = s.create(original).await.unwrap().volume_id;
+    let request = CreateVolumeRequest {
+        capacity_range: None,
+        volume_capabilities: vec![mount("", Mode::SingleNodeWriter)],
+        volume_content_source: clone_of(&original),
+        ..volume("copy")
+    };
+    let copy = s.create(request.clone()).await.unwrap();
+    let id: stowage_model::Id = original.parse().unwrap();
+    let grown = Bytes::gib(64);
+    s.fake.state().volumes.get_mut(&id).unwrap().size = grown;
+    assert_eq!(s.create(request.clone()).await.unwrap(), copy);
+    s.fake.state().volumes.remove(&id);
+    assert_eq!(s.create(request.clone()).await.unwrap(), copy);
+    // Nothing left open: another source is another volume.
+    let other = s.made("other").await.volume_id;
+    let other = CreateVolumeRequest {
+        volume_content_source: clone_of(&other),
+        ..request
+    };
+    assert_eq!(
+        s.create(other).await.unwrap_err().code(),
+        Code::AlreadyExists
+    );
+}
