@@ -39,7 +39,8 @@ impl Inner {
             }
             return Ok(snapshot_of(&entry));
         }
-        self.unread.rule_out(&id)?;
+        // It can only be where its source is, and that pool is there.
+        self.unread.rule_out_record(&id)?;
         self.end_failed_creation(&id).await?;
         let source = self.cuttable(&want.source)?;
         let mut record =
