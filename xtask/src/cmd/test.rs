@@ -3,8 +3,9 @@
 //! ```text
 //!   workspace ──► build ──► host_* tests, one after another, on the machine
 //!                   │
-//!                   └─────► guest_* tests, each in a guest of its own ┐ a few at a time,
-//!                           sanity cells, in a guest or on the machine ┘ as cores allow
+//!                   └─────► guest_* tests, each in a guest of its own     ┐ a few at a time,
+//!                           boots_* tests, which boot guests themselves   │ as cores allow
+//!                           sanity cells, in a guest or on the machine    ┘
 //! ```
 
 mod artifacts;
@@ -21,7 +22,7 @@ use stowage_testkit::scratch;
 use crate::cell::Cell;
 use crate::process;
 use crate::tally::Tally;
-use artifacts::Artifacts;
+use artifacts::{Artifacts, Place};
 use job::{Finished, Job, Kind};
 
 /// Run every test: workspace, system tests, guests, csi-sanity
@@ -55,8 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             let (alone, together): (Vec<Job>, Vec<Job>) = jobs(&artifacts, &logs)
                 .into_iter()
                 .filter(|job| wanted(&job.name))
-                .partition(|job| matches!(job.kind, Kind::HostTest { .. }));
-            // What a system test sees on the machine must be its own doing.
+                .partition(|job| job.alone);
             finished.extend(run_jobs(alone, 1));
             let at_a_time = args.jobs.unwrap_or_else(|| {
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -113,18 +113,17 @@ fn test_workspace() -> Result<Finished> {
 fn jobs(artifacts: &Artifacts, logs: &Path) -> Vec<Job> {
     let tests = artifacts.tests.iter().map(|test| {
         let (executable, package) = (test.executable.clone(), test.package.clone());
-        let kind = if test.in_guest {
-            Kind::GuestTest {
+        let kind = match test.place {
+            Place::Guest => Kind::GuestTest {
                 executable,
                 package,
-            }
-        } else {
-            Kind::HostTest {
+            },
+            Place::Machine | Place::Beside => Kind::HostTest {
                 executable,
                 package,
-            }
+            },
         };
-        (test.name.clone(), kind)
+        (test.name.clone(), kind, test.place == Place::Machine)
     });
     let cells = Cell::all().into_iter().map(|cell| {
         (
@@ -133,14 +132,16 @@ fn jobs(artifacts: &Artifacts, logs: &Path) -> Vec<Job> {
                 cell,
                 stowage: artifacts.stowage.clone(),
             },
+            false,
         )
     });
     tests
         .chain(cells)
-        .map(|(name, kind)| Job {
+        .map(|(name, kind, alone)| Job {
             logs: logs.join(&name),
             name,
             kind,
+            alone,
         })
         .collect()
 }

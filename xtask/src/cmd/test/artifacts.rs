@@ -13,6 +13,8 @@ const APP: &str = "stowage-app";
 /// Test targets are told apart by the prefix of their name, and any package may have some.
 const GUEST_PREFIX: &str = "guest_";
 const HOST_PREFIX: &str = "host_";
+/// On the machine too, but all it does happens in guests that it boots itself.
+const BOOTS_PREFIX: &str = "boots_";
 
 /// What keeps them out of a plain `cargo test`: their `required-features`.
 const FEATURES: [&str; 2] = ["guest-tests", "host-tests"];
@@ -28,7 +30,30 @@ pub(super) struct TestBinary {
     pub(super) executable: PathBuf,
     /// Where cargo would run it.
     pub(super) package: PathBuf,
-    pub(super) in_guest: bool,
+    pub(super) place: Place,
+}
+
+/// Where a test runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On the machine, and nothing beside it: what it sees there must be its own doing.
+    Machine,
+    /// On the machine, beside others.
+    Beside,
+    /// In a guest of its own.
+    Guest,
+}
+
+impl Place {
+    fn of(target: &str) -> Option<Self> {
+        let places = [
+            (HOST_PREFIX, Self::Machine),
+            (BOOTS_PREFIX, Self::Beside),
+            (GUEST_PREFIX, Self::Guest),
+        ];
+        let mut places = places.into_iter();
+        places.find_map(|(prefix, place)| target.starts_with(prefix).then_some(place))
+    }
 }
 
 impl Artifacts {
@@ -77,15 +102,14 @@ struct Package {
 
 impl Package {
     fn test(&self, built: Built) -> Option<TestBinary> {
-        let in_guest = built.name.starts_with(GUEST_PREFIX);
-        let wanted = built.kind == "test" && (in_guest || built.name.starts_with(HOST_PREFIX));
+        let place = Place::of(&built.name).filter(|_| built.kind == "test")?;
         // Two packages may have a target of the same name.
         let short = self.name.trim_start_matches("stowage-");
-        wanted.then(|| TestBinary {
+        Some(TestBinary {
             name: format!("{short}-{}", built.name),
             executable: built.executable,
             package: self.dir.clone(),
-            in_guest,
+            place,
         })
     }
 }
@@ -165,8 +189,8 @@ mod tests {
         assert_eq!(package.features, ["guest-tests"]);
         let test = package.test(built).unwrap();
         assert_eq!(
-            (test.name.as_str(), test.in_guest),
-            ("pool-guest_lvm", true)
+            (test.name.as_str(), test.place),
+            ("pool-guest_lvm", Place::Guest)
         );
         assert_eq!(test.package, Path::new("/w/crates/pool"));
         let library = serde_json::json!({"target": {"kind": ["lib"]}, "executable": null});

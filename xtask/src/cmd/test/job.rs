@@ -24,6 +24,8 @@ pub(super) struct Job {
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) logs: PathBuf,
+    /// Runs while nothing else does.
+    pub(super) alone: bool,
 }
 
 pub(super) enum Kind {
