@@ -2,6 +2,8 @@
 
 mod support;
 
+use stowage_csi::proto::{CreateVolumeGroupSnapshotRequest, DeleteVolumeGroupSnapshotRequest};
+use support::calls::{Code, Csi, map, refused};
 use support::uses as on;
 use support::{Rig, Storage, tool};
 
@@ -224,4 +226,44 @@ fn a_full_pool_refuses_and_makes_nothing() {
         assert_eq!(rig.storage.contents(), Vec::<String>::new());
         rig.assert_clean();
     }
+}
+
+/// One of its members is read in place, and a group goes whole or not at all.
+#[test]
+fn a_group_with_a_reader_stays_whole_and_keeps_nobody_from_starting() {
+    let mut rig = thick();
+    let sources = ["v", "w"].map(|name| {
+        let made = on::create(&rig, name, "ext4", "32Mi");
+        made["id"].as_str().expect("an id").to_owned()
+    });
+    let group = Csi::new(&rig)
+        .create_volume_group_snapshot(CreateVolumeGroupSnapshotRequest {
+            name: "g".to_owned(),
+            source_volume_ids: sources.into(),
+            parameters: map(&[("csi.aliyun.com/readonly", "true")]),
+            ..Default::default()
+        })
+        .expect("a group");
+    let members: Vec<String> = group.snapshots.into_iter().map(|s| s.snapshot_id).collect();
+    let delete = |rig: &Rig| {
+        Csi::new(rig).delete_volume_group_snapshot(DeleteVolumeGroupSnapshotRequest {
+            group_snapshot_id: group.group_snapshot_id.clone(),
+            snapshot_ids: members.clone(),
+            ..Default::default()
+        })
+    };
+    for reader in &members {
+        rig.ok(&["snapshot", "restore", reader, "r"]);
+        refused(delete(&rig), Code::FailedPrecondition, &["read"]);
+        rig.kill();
+        rig.start();
+        let left = rig.ok(&["snapshot", "list"]);
+        assert_eq!(left.as_array().map(Vec::len), Some(2), "{left}");
+        assert_eq!(rig.ok(&["doctor"]), serde_json::json!([]));
+        on::delete(&rig, &["r"]);
+    }
+    delete(&rig).expect("deleted");
+    delete(&rig).expect("deleted before");
+    on::delete(&rig, &["v", "w"]);
+    rig.assert_clean();
 }

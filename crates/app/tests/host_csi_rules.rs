@@ -17,7 +17,7 @@ use stowage_testkit::disk::FsKind;
 use support::calls::{
     Code, Csi, MIB, Mode, block, flagged, map, mount, publishing, range, refused, text, volume,
 };
-use support::{Rig, Storage, tool};
+use support::{Rig, Storage, get, output, put, tool};
 
 fn rig() -> Rig {
     Rig::new(Storage::file(FsKind::Xfs))
@@ -211,4 +211,99 @@ fn a_volume_grows_through_a_target_that_may_only_read() {
     csi.unstage(&id, &staging).expect("unstaged");
     csi.delete(&id).expect("deleted");
     rig.assert_clean();
+}
+
+#[test]
+fn a_class_says_how_its_file_systems_are_made() {
+    let rig = rig();
+    let csi = Csi::new(&rig);
+    let wanted = CreateVolumeRequest {
+        parameters: map(&[("mkfsOptions", "-L hello -m 0")]),
+        volume_capabilities: vec![mount("ext4", Mode::SingleNodeWriter)],
+        ..volume("v")
+    };
+    let id = csi.create_volume(wanted).expect("a volume").volume_id;
+    let staging = rig.path("staging");
+    std::fs::create_dir_all(&staging).expect("a writable directory");
+    csi.stage(&id, &staging, mount("ext4", Mode::SingleNodeWriter));
+    let device = output("findmnt", &["-n", "-o", "SOURCE", &text(&staging)]);
+    let label = output(
+        "blkid",
+        &["-p", "-s", "LABEL", "-o", "value", device.trim()],
+    );
+    assert_eq!(label.trim(), "hello");
+    csi.unstage(&id, &staging).expect("unstaged");
+    csi.delete(&id).expect("deleted");
+    rig.assert_clean();
+}
+
+#[test]
+fn readers_may_be_many_and_none_of_them_writes() {
+    let rig = rig();
+    let csi = Csi::new(&rig);
+    let writer = mount("ext4", Mode::SingleNodeWriter);
+    for (name, mode) in [
+        ("v", Mode::SingleNodeReaderOnly),
+        ("w", Mode::MultiNodeReaderOnly),
+    ] {
+        let reader = || mount("ext4", mode);
+        let wanted = CreateVolumeRequest {
+            volume_capabilities: vec![writer.clone(), reader()],
+            ..volume(name)
+        };
+        let id = csi.create_volume(wanted).expect("a volume").volume_id;
+        let staging = rig.path(&format!("{name}-staging"));
+        std::fs::create_dir_all(&staging).expect("a writable directory");
+        csi.stage(&id, &staging, writer.clone());
+        std::fs::write(staging.join("file"), "kept").expect("writable");
+        csi.unstage(&id, &staging).expect("unstaged");
+        csi.stage(&id, &staging, reader());
+        let targets = ["a", "b"].map(|at| rig.path(&format!("{name}-{at}")));
+        for target in &targets {
+            csi.publish(&id, &staging, target, reader());
+        }
+        for at in targets.iter().chain([&staging]) {
+            assert_eq!(std::fs::read(at.join("file")).expect("readable"), b"kept");
+            assert!(
+                std::fs::write(at.join("file"), "spoiled").is_err(),
+                "{at:?}"
+            );
+        }
+        for target in &targets {
+            csi.unpublish(&id, target).expect("unpublished");
+        }
+        csi.unstage(&id, &staging).expect("unstaged");
+        csi.delete(&id).expect("deleted");
+    }
+    rig.assert_clean();
+}
+
+#[test]
+fn all_that_is_known_of_volumes_is_read_back_from_the_pool_alone() {
+    let mut rig = rig();
+    rig.ok(&[
+        "volume", "create", "v", "--size", "32Mi", "--limit", "bps=2Mi",
+    ]);
+    rig.ok(&["volume", "mount", "v", &rig.text("m")]);
+    put(&rig.path("m/file"), "kept");
+    rig.ok(&["snapshot", "create", "v", "s"]);
+    rig.ok(&["volume", "create", "b", "--size", "32Mi", "--block"]);
+    rig.ok(&["snapshot", "restore", "s", "r"]);
+    rig.ok(&["volume", "unmount", &rig.text("m")]);
+    let known = |rig: &Rig| [rig.ok(&["volume", "list"]), rig.ok(&["snapshot", "list"])];
+    // What was changed in use is in the pool by then, and not only in the journal.
+    let journal = rig.path("state/journal");
+    let entries = || std::fs::read_dir(&journal).expect("a journal").count();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while entries() > 0 {
+        assert!(std::time::Instant::now() < deadline, "still noted");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let before = known(&rig);
+    rig.stop();
+    std::fs::remove_dir_all(rig.path("state")).expect("removable");
+    rig.start();
+    assert_eq!(known(&rig), before);
+    rig.ok(&["volume", "mount", "r", &rig.text("m")]);
+    assert_eq!(get(&rig.path("m/file")), "kept");
 }
