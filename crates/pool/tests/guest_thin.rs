@@ -314,7 +314,7 @@ async fn promises_and_fill_have_limits() {
         (findings[0].trouble, findings[0].severity),
         (Trouble::PoolFull, Severity::Warning)
     );
-    assert!(findings[0].mend.contains("lvextend"), "{findings:?}");
+    assert!(findings[0].mend.contains("pool extend"), "{findings:?}");
     assert_eq!(
         bench
             .timed("tend with nothing written", pool.tend())
