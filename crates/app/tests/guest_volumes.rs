@@ -2,8 +2,10 @@
 
 mod support;
 
-use stowage_csi::proto::{CreateVolumeGroupSnapshotRequest, DeleteVolumeGroupSnapshotRequest};
-use support::calls::{Code, Csi, map, refused};
+use stowage_csi::proto::{
+    CreateVolumeGroupSnapshotRequest, CreateVolumeRequest, DeleteVolumeGroupSnapshotRequest,
+};
+use support::calls::{Code, Csi, inline, map, refused, volume};
 use support::uses as on;
 use support::{Rig, Storage, tool};
 
@@ -266,4 +268,60 @@ fn a_group_with_a_reader_stays_whole_and_keeps_nobody_from_starting() {
     delete(&rig).expect("deleted before");
     on::delete(&rig, &["v", "w"]);
     rig.assert_clean();
+}
+
+/// The article's classes and inline volumes name a group; a node may have several.
+#[test]
+fn volumes_go_to_the_group_and_the_medium_that_are_named() {
+    let Storage::Lvm { vg, disks } = &Storage::lvm(false) else {
+        unreachable!("asked for above")
+    };
+    let shown: Vec<String> = disks.iter().map(|d| d.display().to_string()).collect();
+    let [own, other, _] = shown.as_slice() else {
+        panic!("three disks, not {shown:?}")
+    };
+    tool("vgremove", &["-y", vg]);
+    tool("pvremove", &["-y", other]);
+    tool("vgcreate", &["-y", vg, own]);
+    let rig = Rig::new(Storage::Lvm {
+        vg: vg.clone(),
+        disks: vec![own.into()],
+    });
+    // By force: what LVM wrote there before is still on it.
+    rig.ok(&[
+        "pool", "create", "fast", "--kind", "lvm", "--vg", "vgfast", "--disk", other, "--force",
+    ]);
+    let csi = Csi::new(&rig);
+    let class = |name: &str, more: &[(&str, &str)]| CreateVolumeRequest {
+        parameters: map(&[&[("volumeType", "LVM")], more].concat()),
+        ..volume(name)
+    };
+    for (group, pool) in [("vgfast", "fast"), (vg.as_str(), "p")] {
+        let made = csi.create_volume(class("v", &[("vgName", group)]));
+        let made = made.expect("a volume");
+        assert_eq!(made.volume_context["vgName"], group);
+        assert_eq!(rig.ok(&["volume", "show", "v"])["pool"], pool);
+        csi.delete(&made.volume_id).expect("deleted");
+        let target = rig.path("pod-target");
+        let request = inline("csi-1", &target, &[("vgName", group), ("size", "32Mi")]);
+        csi.node_publish_volume(request).expect("published");
+        assert_eq!(rig.ok(&["volume", "list"])[0]["pool"], pool);
+        csi.unpublish("csi-1", &target).expect("unpublished");
+    }
+    let nowhere = csi.create_volume(class("v", &[("vgName", "nowhere")]));
+    refused(nowhere, Code::InvalidArgument, &["nowhere", "fast"]);
+    let disk = own.trim_start_matches("/dev/");
+    let turns = std::fs::read_to_string(format!("/sys/block/{disk}/queue/rotational"));
+    let (medium, not) = match turns.expect("a disk").trim() {
+        "0" => ("ssd", "hdd"),
+        _ => ("hdd", "ssd"),
+    };
+    let made = csi.create_volume(class("v", &[("mediaType", medium)]));
+    csi.delete(&made.expect("a volume").volume_id)
+        .expect("deleted");
+    let none = csi.create_volume(class("v", &[("mediaType", not)]));
+    refused(none, Code::InvalidArgument, &[not]);
+    rig.assert_clean();
+    tool("vgremove", &["-y", "-f", "vgfast"]);
+    tool("pvremove", &["-y", other]);
 }
