@@ -39,3 +39,8 @@ fn limits_go_with_the_last_target() {
 fn a_reader_of_a_raw_device_is_limited() {
     throttle::readers_are_limited(&rig());
 }
+
+#[test]
+fn a_pods_cgroup_is_found_by_its_path() {
+    throttle::a_pods_own_group(&rig());
+}

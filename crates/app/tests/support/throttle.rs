@@ -25,6 +25,15 @@ pub struct Group {
 
 impl Group {
     pub fn new(name: &str) -> Self {
+        Self::named(&format!("stowage-{name}-{}", std::process::id()))
+    }
+
+    /// As kubelet with the cgroupfs driver makes one for a pod.
+    pub fn of_pod(uid: &str) -> Self {
+        Self::named(&format!("pod{uid}"))
+    }
+
+    fn named(name: &str) -> Self {
         let root = Path::new("/sys/fs/cgroup");
         let controllers = std::fs::read_to_string(root.join("cgroup.controllers"));
         let v2 = controllers.is_ok_and(|c| c.split_whitespace().any(|c| c == "io"));
@@ -32,7 +41,7 @@ impl Group {
             true => root.to_owned(),
             false => root.join("blkio"),
         };
-        let dir = parent.join(format!("stowage-{name}-{}", std::process::id()));
+        let dir = parent.join(name);
         std::fs::create_dir(&dir).expect("a cgroup of our own");
         Self { dir, v2 }
     }
@@ -378,6 +387,32 @@ pub fn readers_are_limited(rig: &Rig) {
     });
     unmount(rig, "dev");
     assert_eq!(group.entries(), Vec::<String>::new());
+    delete(rig, &["v"]);
+    rig.assert_clean();
+}
+
+/// A pod's cgroup is found by the target's path, also when kubelet makes it after the mount.
+pub fn a_pods_own_group(rig: &Rig) {
+    create(rig, "v", "ext4", "64Mi");
+    rig.ok(&["volume", "limit", "v", "bps=1Mi", "wiops=50"]);
+    for early in [true, false] {
+        let uid = format!("{:08x}-d39b-4cde-abad-6c5963b47761", std::process::id());
+        let below = format!("pods/{uid}/volumes/kubernetes.io~csi/pv");
+        std::fs::create_dir_all(rig.path(&below)).expect("a writable directory");
+        let target = format!("{below}/mount");
+        let group = early.then(|| Group::of_pod(&uid));
+        mount(rig, "v", &target);
+        let group = group.unwrap_or_else(|| Group::of_pod(&uid));
+        // At once if it was there; otherwise upkeep looks for it every few seconds.
+        let deadline = Instant::now() + Duration::from_secs(if early { 0 } else { 30 });
+        while group.entries().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let set = group.entries().join(" ");
+        assert!(set.contains("1048576") && set.contains("50"), "{set}");
+        unmount(rig, &target);
+        assert_eq!(group.entries(), Vec::<String>::new());
+    }
     delete(rig, &["v"]);
     rig.assert_clean();
 }
