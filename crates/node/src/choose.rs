@@ -64,15 +64,15 @@ impl Inner {
             .collect()
     }
 
-    /// The pool for a new volume of `size`: its source's pool where that is allowed, since a copy
-    /// may be instant there, otherwise the one with the most room.
+    /// The one of the allowed pools for a new volume of `size`: its source's pool where that is
+    /// allowed, since a copy may be instant there, otherwise the one with the most room.
     pub(crate) async fn choose(
         &self,
+        allowed: Vec<Arc<dyn Pool>>,
         want: &VolumeRequest,
         size: Bytes,
         source: Option<&Entry>,
     ) -> Result<Arc<dyn Pool>> {
-        let allowed = self.allowed(&want.placement, want.layout).await;
         if let Some(source) = source
             && let Some(same) = allowed.iter().find(|p| p.name() == source.pool.name())
         {

@@ -38,7 +38,7 @@ impl Inner {
         self.end_failed_creation(&id).await?;
         let source = want.source.as_ref().map(|s| self.source(s)).transpose()?;
         let asked = asked_size(want, source.as_ref())?;
-        let pool = self.choose(want, asked, source.as_ref()).await?;
+        let pool = self.choose(allowed, want, asked, source.as_ref()).await?;
         let mut record = Record::for_volume(id, want, Timestamp::now());
         record.ephemeral = ephemeral;
         if let Some(source) = &source {

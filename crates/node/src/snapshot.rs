@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stowage_host::freeze::Guard;
-use stowage_host::{blocking, device, failpoint, mount};
+use stowage_host::{blocking, device, failpoint};
 use stowage_model::error::Context;
 use stowage_model::id::Role;
 use stowage_model::volumes::Snapshot;
@@ -14,6 +14,7 @@ use stowage_model::{Error, FsType, Id, Record, Result, SnapshotRequest};
 
 use crate::index::Entry;
 use crate::local::Inner;
+use crate::target::mount_at;
 
 /// How long a file system may stay frozen at most, whatever happens to us meanwhile.
 const FREEZE_BOUND: Duration = Duration::from_secs(10);
@@ -128,11 +129,7 @@ impl Inner {
         let staging = noted.staging.iter().filter(|s| !s.block).map(|s| &s.path);
         let targets = noted.targets.iter().filter(|(_, p)| !p.block);
         for path in staging.chain(targets.map(|(path, _)| path)) {
-            let at = path.clone();
-            let found = blocking(move || mount::at(&at))
-                .await
-                .or_internal(|| "failed to read the mount table".to_owned())?;
-            if let Some(found) = found
+            if let Some(found) = mount_at(path).await?
                 && self.is_ours(volume, &found).await?
             {
                 return Ok(Some(path.clone()));

@@ -17,6 +17,7 @@ use crate::attachments::Staging;
 use crate::index::Entry;
 use crate::journal::Intent;
 use crate::local::Inner;
+use crate::target::mount_at;
 
 /// How often and how long detaching is tried again: the journal thread of an unmounted ext4 or
 /// xfs holds the device for a moment after umount(2) has returned.
@@ -148,10 +149,7 @@ impl Inner {
         };
         let unmade = matches!(entry.record.content, Content::Blank | Content::Raw);
         if unmade || entry.half_formatted {
-            let path = staging.path.clone();
-            let found = blocking(move || mount::at(&path))
-                .await
-                .or_internal(|| "failed to read the mount table".to_owned())?;
+            let found = mount_at(&staging.path).await?;
             if let Some(found) = found.filter(|f| f.fstype != fs.as_str()) {
                 return Err(Error::exists(format!(
                     "{} is mounted at {} as {}; unstage it there first",
@@ -349,9 +347,7 @@ impl Inner {
 
     /// Whether the volume's own device is mounted at `path`; something else there is an error.
     pub(crate) async fn mounted_here(&self, entry: &Entry, path: &Path) -> Result<bool> {
-        let at = path.to_owned();
-        let table = || "failed to read the mount table".to_owned();
-        let Some(found) = blocking(move || mount::at(&at)).await.or_internal(table)? else {
+        let Some(found) = mount_at(path).await? else {
             return Ok(false);
         };
         if self.is_ours(entry, &found).await? {

@@ -333,7 +333,7 @@ impl Mounted {
     }
 }
 
-async fn mount_at(path: &Path) -> Result<Option<mount::Mount>> {
+pub(crate) async fn mount_at(path: &Path) -> Result<Option<mount::Mount>> {
     let path = path.to_owned();
     blocking(move || mount::at(&path))
         .await

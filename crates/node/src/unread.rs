@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use stowage_host::{blocking, mount};
-use stowage_model::error::Context;
 use stowage_model::{Error, Id, PoolName, Result};
 use stowage_pool::Pool;
 
 use crate::local::Inner;
+use crate::target::mount_at;
 
 /// Pools and records that could not be read.
 #[derive(Default)]
@@ -128,10 +127,7 @@ impl Inner {
     pub(crate) async fn end_unknown_use(&self, id: &Id, path: &Path) -> Result<()> {
         let noted = self.attachments.get(id);
         let staged = noted.staging.is_some_and(|s| s.path == path);
-        let owned = path.to_owned();
-        let mounted = blocking(move || mount::at(&owned))
-            .await
-            .or_internal(|| "failed to read the mount table".to_owned())?;
+        let mounted = mount_at(path).await?;
         if staged || noted.targets.contains_key(path) || mounted.is_some() {
             self.unread.rule_out(id)?;
         }
