@@ -270,6 +270,16 @@ fn a_group_with_a_reader_stays_whole_and_keeps_nobody_from_starting() {
     rig.assert_clean();
 }
 
+/// A disk that comes late, with its volume in use all the while.
+#[test]
+fn a_group_that_comes_back_is_read_without_a_restart() {
+    for rig in [thick as fn() -> Rig, thin] {
+        let unplug = || tool("vgrename", &["vgtest", "vgaway"]);
+        let plug = || tool("vgrename", &["vgaway", "vgtest"]);
+        on::pool_comes_back(&mut rig(), &unplug, &plug);
+    }
+}
+
 /// The article's classes and inline volumes name a group; a node may have several.
 #[test]
 fn volumes_go_to_the_group_and_the_medium_that_are_named() {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use stowage_csi::proto::CreateVolumeRequest;
 use stowage_testkit::disk::FsKind;
 use support::calls::{Code, Csi, Mode, map, mount, refused, text, volume};
+use support::uses as on;
 use support::{Rig, Storage, get, put};
 
 /// A daemon with two file pools on one xfs, `p` and `q`.
@@ -105,6 +106,15 @@ fn what_a_pool_holds_that_was_not_there_at_the_start_is_not_taken_for_gone() {
     csi.drop_snapshot(&cut).expect("deleted");
     csi.delete(&id).expect("deleted");
     rig.assert_clean();
+}
+
+#[test]
+fn a_pool_that_comes_back_is_read_without_a_restart() {
+    let (mut rig, pool) = two_pools();
+    rig.start();
+    let unplug = || rename(&pool, away(&pool)).expect("unplugged");
+    let plug = || rename(away(&pool), &pool).expect("plugged in");
+    on::pool_comes_back(&mut rig, &unplug, &plug);
 }
 
 #[test]

@@ -18,6 +18,14 @@ impl Inner {
                 all.push(pool_missing(pool.name().as_str(), &problem));
             }
         }
+        for (pool, why) in self.unread.pools() {
+            if !all.iter().any(|f| f.subject == pool.as_str()) {
+                all.push(pool_missing(
+                    pool.as_str(),
+                    &format!("could not be read: {why}"),
+                ));
+            }
+        }
         for kept in [&self.found, &self.upkeep] {
             let kept = kept.read().unwrap_or_else(PoisonError::into_inner);
             all.extend(kept.values().flatten().cloned());
@@ -54,7 +62,8 @@ impl Inner {
 
     /// The pools that were not there when they were last looked at.
     pub(crate) fn missing_pools(&self) -> Vec<PoolName> {
-        let mut missing = self.unread.pools();
+        let unread = self.unread.pools().into_iter();
+        let mut missing: Vec<_> = unread.map(|(pool, _)| pool).collect();
         let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
         let gone = |findings: &[Finding]| {
             let mut of_pool = findings.iter();
@@ -140,6 +149,6 @@ fn pool_missing(name: &str, problem: &str) -> Finding {
         trouble: Trouble::PoolMissing,
         subject: name.to_owned(),
         what: problem.to_owned(),
-        mend: "bring its disk or file system back, then restart the daemon".to_owned(),
+        mend: "bring its disk or file system back".to_owned(),
     }
 }

@@ -55,6 +55,15 @@ impl Ops {
         self.begin_within(id, what, PATIENCE).await
     }
 
+    /// As [`Ops::begin`], however long what is going on takes.
+    pub(crate) async fn begin_patiently(self: &Arc<Self>, id: &Id, what: &'static str) -> Guard {
+        loop {
+            if let Ok(guard) = self.begin_within(id, what, PATIENCE).await {
+                return guard;
+            }
+        }
+    }
+
     async fn begin_within(
         self: &Arc<Self>,
         id: &Id,

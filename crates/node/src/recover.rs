@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -62,9 +61,9 @@ impl Local {
     /// Read these pools, recover, and begin upkeep.
     pub(crate) async fn begin(inner: Arc<Inner>, pools: Vec<Arc<dyn Pool>>) -> Result<Self> {
         inner.read_pools(pools).await?;
-        inner.thaw_everything().await;
-        inner.limits_after_restart().await;
-        inner.abandoned_ephemerals().await;
+        for pool in inner.pools() {
+            inner.take_up(&pool).await;
+        }
         inner.abandoned_stagings().await;
         inner.begin_upkeep();
         Ok(Self { inner })
@@ -165,6 +164,38 @@ impl Inner {
         self.load(&pool, scan).await.map(drop)
     }
 
+    /// Read a pool that could not be read before, where that is due. What can only be told from
+    /// all pools at rest (a note or a member of a group that is about nothing) is left to the next
+    /// start: operations are under way now.
+    pub(crate) async fn read_again(self: &Arc<Self>, pool: &Arc<dyn Pool>) {
+        if !self.unread.is_due(pool.name()) {
+            return;
+        }
+        let read = match pool.scan().await {
+            Ok(scan) => self.load(pool, scan).await,
+            Err(e) => Err(e),
+        };
+        match read {
+            Ok(_) => {
+                tracing::info!(pool = %pool.name(), "pool is back and was read");
+                self.take_up(pool).await;
+                self.unread.is_read(pool.name());
+            }
+            Err(e) => self.unread.pool(pool.name(), e.chain()),
+        }
+    }
+
+    /// What a kill or an absence left undone for the volumes of a pool that was read.
+    async fn take_up(self: &Arc<Self>, pool: &Arc<dyn Pool>) {
+        self.thaw(pool).await;
+        self.limits_again(pool).await;
+        self.abandoned_ephemerals(pool).await;
+    }
+
+    fn list_of(&self, pool: &Arc<dyn Pool>) -> Vec<Entry> {
+        self.index.list(|e| e.pool.name() == pool.name())
+    }
+
     /// Take what was read from one pool into the index, applying the journal. Answers whether all
     /// that is in it could be read, and brought to a state to start from.
     async fn load(self: &Arc<Self>, pool: &Arc<dyn Pool>, scan: Scan) -> Result<bool> {
@@ -188,6 +219,8 @@ impl Inner {
         for item in scan.found {
             let entry = Entry::new(item.record, item.size, Arc::clone(pool));
             let id = entry.record.id.clone();
+            // While we serve, one of its name may be in the making in another pool.
+            let _held = self.ops.begin_patiently(&id, "reading").await;
             if let Err(e) = self.settle(entry, &intents).await {
                 whole = false;
                 self.unfinished(pool, &id, &e);
@@ -356,36 +389,30 @@ impl Inner {
     }
 
     /// A kill during a snapshot may have left a file system frozen or a device suspended.
-    async fn thaw_everything(&self) {
-        for pool in self.pools() {
-            let here = self.index.list(|e| e.pool.name() == pool.name());
-            let records: Vec<Record> = here.into_iter().map(|e| e.record).collect();
-            if let Err(e) = pool.resume(&records).await {
-                tracing::error!(pool = %pool.name(), error = %e.chain(), "devices not resumed");
-            }
+    async fn thaw(&self, pool: &Arc<dyn Pool>) {
+        let here = self.list_of(pool);
+        let records: Vec<Record> = here.iter().map(|e| e.record.clone()).collect();
+        if let Err(e) = pool.resume(&records).await {
+            tracing::error!(pool = %pool.name(), error = %e.chain(), "devices not resumed");
         }
-        let staged: Vec<PathBuf> = self
-            .attachments
-            .all()
-            .into_values()
-            .filter_map(|a| a.staging.filter(|s| !s.block).map(|s| s.path))
-            .collect();
-        stowage_host::blocking(move || {
-            for path in staged {
+        for entry in here {
+            // Where somebody unmounted it lies a file system that others may have frozen.
+            let Ok(Some(path)) = self.seen_mounted(&entry).await else {
+                continue;
+            };
+            stowage_host::blocking(move || {
                 if let Ok(true) = freeze::thaw(&path) {
                     tracing::warn!(path = %path.display(), "thawed a file system left frozen");
                 }
-            }
-        })
-        .await;
+            })
+            .await;
+        }
     }
 
     /// An ephemeral volume whose consumer is gone, directory and all, is nobody's.
-    async fn abandoned_ephemerals(self: &Arc<Self>) {
-        for entry in self
-            .index
-            .list(|e| e.record.ephemeral && !e.record.is_snapshot())
-        {
+    async fn abandoned_ephemerals(self: &Arc<Self>, pool: &Arc<dyn Pool>) {
+        let ephemeral = |e: &Entry| e.record.ephemeral && !e.record.is_snapshot();
+        for entry in self.list_of(pool).into_iter().filter(ephemeral) {
             let id = &entry.record.id;
             let targets = self.attachments.get(id).targets;
             let alive = targets

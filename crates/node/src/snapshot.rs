@@ -124,7 +124,7 @@ impl Inner {
 
     /// A path where the volume's own file system is mounted. What we noted does not tell: somebody
     /// may have unmounted it there, and to freeze what lies beneath would stop the whole machine.
-    async fn seen_mounted(&self, volume: &Entry) -> Result<Option<PathBuf>> {
+    pub(crate) async fn seen_mounted(&self, volume: &Entry) -> Result<Option<PathBuf>> {
         let noted = self.attachments.get(&volume.record.id);
         let staging = noted.staging.iter().filter(|s| !s.block).map(|s| &s.path);
         let targets = noted.targets.iter().filter(|(_, p)| !p.block);

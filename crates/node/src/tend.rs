@@ -1,5 +1,6 @@
 //! Upkeep, every few seconds: pools look after themselves (snapshot stores, fill levels), limits
-//! reach consumers that came late. Starts no process while nothing happens.
+//! reach consumers that came late, pools that were away are read. Starts no process while nothing
+//! happens.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -39,6 +40,7 @@ impl Inner {
             }
             let me = Arc::clone(self);
             self.ops.background(async move {
+                me.read_again(&pool).await;
                 me.tend(&pool).await;
                 me.tending().remove(pool.name());
             });

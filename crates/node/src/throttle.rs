@@ -2,12 +2,14 @@
 //! for itself, since that is what the kernel can bound.
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use stowage_host::Devno;
 use stowage_host::cgroup::{Hierarchy, IoLimits};
 use stowage_host::{blocking, device};
 use stowage_model::error::Context;
 use stowage_model::{Error, Limits, Result};
+use stowage_pool::Pool;
 
 use crate::attachments::Publication;
 use crate::index::Entry;
@@ -93,11 +95,12 @@ impl Inner {
         }
     }
 
-    /// Set every consumer's limits again after a restart, and find the cgroups of those that had
-    /// none when they were published.
-    pub(crate) async fn limits_after_restart(&self) {
+    /// Set the limits of every consumer of this pool's volumes again after a restart, and find the
+    /// cgroups of those that had none when they were published.
+    pub(crate) async fn limits_again(&self, pool: &Arc<dyn Pool>) {
         for (id, attachment) in self.attachments.all() {
-            let Some(entry) = self.index.get(&id) else {
+            let entry = self.index.get(&id);
+            let Some(entry) = entry.filter(|e| e.pool.name() == pool.name()) else {
                 continue;
             };
             for (target, publication) in attachment.targets {

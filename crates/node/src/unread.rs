@@ -5,12 +5,21 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use stowage_model::{Error, Id, PoolName, Result};
 use stowage_pool::Pool;
+use tokio::time::Instant;
 
 use crate::local::Inner;
 use crate::target::mount_at;
+
+/// How long a pool that could not be read is left alone at first, doubled each time: reading one
+/// of LVM starts a process.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(48);
 
 /// Pools and records that could not be read.
 #[derive(Default)]
@@ -18,10 +27,16 @@ pub(crate) struct Unread(RwLock<Gaps>);
 
 #[derive(Default)]
 struct Gaps {
-    /// Why each of these pools could not be read.
-    pools: BTreeMap<PoolName, String>,
+    pools: BTreeMap<PoolName, Away>,
     /// What each of these ids is called in its pool, and what is wrong with its record.
     records: BTreeMap<Id, (PoolName, String)>,
+}
+
+/// A pool that could not be read.
+struct Away {
+    why: String,
+    pause: Duration,
+    due: Instant,
 }
 
 impl Gaps {
@@ -29,9 +44,10 @@ impl Gaps {
     fn pool(&self, is_meant: impl Fn(&PoolName) -> bool) -> Result<()> {
         match self.pools.iter().find(|(pool, _)| is_meant(pool)) {
             None => Ok(()),
-            Some((pool, why)) => Err(Error::precondition(format!(
+            Some((pool, Away { why, .. })) => Err(Error::precondition(format!(
                 "the pool {pool} could not be read ({why}), so what it holds is not known; bring \
-                 it back and restart the daemon, or take it out of the configuration"
+                 it back (it is read again within a minute), or take it out of the configuration \
+                 and restart the daemon"
             ))),
         }
     }
@@ -48,9 +64,26 @@ impl Gaps {
 }
 
 impl Unread {
-    /// This pool could not be read.
+    /// This pool could not be read, again perhaps.
     pub(crate) fn pool(&self, pool: &PoolName, why: String) {
-        self.write().pools.insert(pool.clone(), why);
+        let mut gaps = self.write();
+        let pause = match gaps.pools.get(pool) {
+            None => PAUSE,
+            Some(away) => (away.pause * 2).min(LONGEST_PAUSE),
+        };
+        let due = Instant::now() + pause;
+        gaps.pools.insert(pool.clone(), Away { why, pause, due });
+    }
+
+    /// Whether this pool could not be read and is to be tried again now.
+    pub(crate) fn is_due(&self, pool: &PoolName) -> bool {
+        let away = |away: &Away| away.due <= Instant::now();
+        self.read().pools.get(pool).is_some_and(away)
+    }
+
+    /// All that this pool holds is in the index now, or told by [`Unread::record`].
+    pub(crate) fn is_read(&self, pool: &PoolName) {
+        self.write().pools.remove(pool);
     }
 
     /// There is something of this id in this pool that could not be read.
@@ -59,9 +92,13 @@ impl Unread {
         gaps.records.insert(id.clone(), (pool.clone(), what));
     }
 
-    /// The pools that could not be read.
-    pub(crate) fn pools(&self) -> Vec<PoolName> {
-        self.read().pools.keys().cloned().collect()
+    /// The pools that could not be read, and why.
+    pub(crate) fn pools(&self) -> Vec<(PoolName, String)> {
+        let gaps = self.read();
+        let pools = gaps.pools.iter();
+        pools
+            .map(|(p, away)| (p.clone(), away.why.clone()))
+            .collect()
     }
 
     /// Whether an id that the index lacks is known to be nobody's.

@@ -20,7 +20,7 @@ mod setup;
 mod volume;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use stowage_host::{Progress, blocking};
@@ -47,10 +47,8 @@ pub struct FilePool {
 
 struct Shared {
     options: Options,
-    /// Whether files can share blocks here; unknown while the directory is missing.
-    reflink: bool,
-    /// Why the pool cannot be used, found when it was opened.
-    problem: Option<String>,
+    /// Whether files can share blocks here; unknown while the directory was never there.
+    reflink: OnceLock<bool>,
     ledger: Ledger,
 }
 
@@ -71,21 +69,24 @@ impl Shared {
         self.dir(record).join("data")
     }
 
-    fn usable(&self) -> Result<()> {
-        match &self.problem {
-            None => Ok(()),
-            Some(problem) => Err(Error::precondition(format!(
-                "pool {} cannot be used: {problem}",
+    /// Whether files can share blocks here.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] while the directory was never there.
+    fn reflink(&self) -> Result<bool> {
+        self.reflink.get().copied().ok_or_else(|| {
+            Error::precondition(format!(
+                "pool {} was not there when it was opened and has not been read since",
                 self.options.name
-            ))),
-        }
+            ))
+        })
     }
 
     /// The marker must still be there: a file system unmounted under us would otherwise let
     /// volumes be made on what lies beneath.
     fn present(&self) -> Result<()> {
-        self.usable()?;
-        setup::check_marker(&self.options)
+        setup::check_marker(&self.options)?;
+        self.reflink().map(drop)
     }
 }
 
@@ -130,8 +131,7 @@ impl Pool for FilePool {
     }
 
     fn can_snapshot(&self) -> Result<()> {
-        self.shared.usable()?;
-        if self.shared.reflink {
+        if self.shared.reflink()? {
             return Ok(());
         }
         Err(Error::unsupported(format!(
@@ -143,7 +143,7 @@ impl Pool for FilePool {
     }
 
     fn clones_instantly(&self, _new: &Record) -> bool {
-        self.shared.reflink
+        self.shared.reflink().unwrap_or_default()
     }
 
     fn creation_needs_journal(&self) -> bool {

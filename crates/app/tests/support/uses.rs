@@ -542,6 +542,37 @@ pub fn daemon_comes_and_goes(rig: &mut Rig, fs: &str) {
     rig.assert_clean();
 }
 
+/// The pool `p` is away when the daemon starts and back a little later, its volume in use.
+pub fn pool_comes_back(rig: &mut Rig, unplug: &dyn Fn(), plug: &dyn Fn()) {
+    rig.ok(&["volume", "create", "v", "--pool", "p", "--size", "64Mi"]);
+    put(&mount(rig, "v", "m").join("file"), "kept");
+    snapshot(rig, "v", "s");
+    rig.stop();
+    unplug();
+    rig.start();
+    assert_eq!(rig.ok(&["volume", "list"]), json!([]));
+    let told = rig.run(&["doctor"]).stdout;
+    assert!(told.contains("\"p\""), "{told}");
+    plug();
+
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while rig.run(&["doctor"]).stdout.trim() != "[]" {
+        assert!(Instant::now() < deadline, "not read: {}", rig.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let shown = rig.ok(&["volume", "show", "v"]);
+    assert_eq!(shown["used-at"], json!([rig.text("m")]));
+    restore(rig, "s", "r");
+    assert_eq!(get(&mount(rig, "r", "n").join("file")), "kept");
+    // Nothing counts as perhaps in there any more.
+    rig.ok(&["volume", "create", "w", "--pool", "p", "--size", "64Mi"]);
+    unmount(rig, "m");
+    unmount(rig, "n");
+    rig.ok(&["snapshot", "delete", "s"]);
+    delete(rig, &["v", "r", "w"]);
+    rig.assert_clean();
+}
+
 /// The UUID of the file system on a device, read from the device itself.
 pub fn uuid_of(device: &Path) -> String {
     let device = device.display().to_string();

@@ -9,13 +9,17 @@ use stowage_model::request::{Media, Provisioning};
 use stowage_model::volumes::{Capacity, PoolStatus};
 use stowage_model::{Bytes, Id, PoolKind, Record, Result};
 
-use super::Shared;
 use super::ledger::Space;
+use super::{Shared, setup};
 use crate::{Defect, Found, Leftover, Scan};
 
 impl Shared {
     pub(super) fn scan(&self) -> Result<Scan> {
-        self.present()?;
+        setup::check_marker(&self.options)?;
+        let reflink = match self.reflink.get() {
+            Some(known) => *known,
+            None => setup::try_reflink(&self.options)?,
+        };
         let mut scan = Scan::default();
         for folder in ["volumes", "snapshots"] {
             for name in self.names(folder)? {
@@ -48,6 +52,8 @@ impl Shared {
         for found in &scan.found {
             self.ledger.enter(&found.record, found.size);
         }
+        // From now on the pool is used; only here is it known what it holds.
+        self.reflink.get_or_init(|| reflink);
         Ok(scan)
     }
 

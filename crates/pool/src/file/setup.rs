@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use stowage_host::{durable, reflink};
 use stowage_model::error::Context;
@@ -45,24 +45,23 @@ impl FilePool {
                 options.path.display()
             )));
         }
-        let problem = match check_marker(&options) {
-            Ok(()) => None,
+        let there = match check_marker(&options) {
+            Ok(()) => true,
             Err(_) if options.may_initialise => {
                 initialise(&options)?;
-                None
+                true
             }
-            Err(e) => Some(e.chain()),
+            Err(_) => false,
         };
-        let reflink = match problem {
-            Some(_) => false,
-            None => try_reflink(&options)?,
+        let reflink = match there {
+            true => OnceLock::from(try_reflink(&options)?),
+            false => OnceLock::new(),
         };
         let ledger = Ledger::new(options.overprovision);
         Ok(Self {
             shared: Arc::new(Shared {
                 options,
                 reflink,
-                problem,
                 ledger,
             }),
         })
@@ -70,7 +69,7 @@ impl FilePool {
 }
 
 /// Whether files can share blocks here. A kill may have left the files of an earlier trial.
-fn try_reflink(options: &Options) -> Result<bool> {
+pub(super) fn try_reflink(options: &Options) -> Result<bool> {
     let making = options.path.join("making");
     let failed = || format!("failed to try reflink in {}", options.path.display());
     for entry in fs::read_dir(&making).or_internal(failed)? {

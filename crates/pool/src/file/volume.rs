@@ -408,8 +408,8 @@ impl Shared {
         if same {
             return Ok(true);
         }
-        let what = "holds another volume by its record, which was not readable when the daemon \
-                    started; restart the daemon";
+        let what = "holds another volume by its record, which was not readable when the pool was \
+                    read; restart the daemon";
         Err(Error::new(otherwise, format!("{shown} {what}")))
     }
 

@@ -55,7 +55,7 @@ pub(crate) fn in_the_way(path: &str, sort: &Sort) -> Error {
         ),
         Sort::Ours(found) => format!(
             "LV {path} is in the way: it is another volume of this name, made {}, which was not \
-             readable when the daemon started; restart the daemon",
+             readable when the group was read; restart the daemon",
             found.created
         ),
         Sort::Leftover | Sort::Foreign => {
