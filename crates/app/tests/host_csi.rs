@@ -487,6 +487,13 @@ fn a_wrong_file_system_type_is_refused() {
         support::calls::flagged("ext4", Mode::SingleNodeMultiWriter, &["noatime"]),
     );
     refused(csi.node_stage_volume(other), Code::AlreadyExists, &[]);
+    // As the specification says for whatever does not go with what is staged.
+    let wrong = staging_of(&id, &staging, mount("xfs", Mode::SingleNodeMultiWriter));
+    refused(
+        csi.node_stage_volume(wrong),
+        Code::AlreadyExists,
+        &["another way", "ext4", "xfs"],
+    );
     csi.unstage(&id, &staging).expect("unstaged");
     csi.delete(&id).expect("deleted");
     rig.assert_clean();

@@ -29,18 +29,23 @@ impl Inner {
         let _held = self.ops.begin(&want.id, "staging").await?;
         let entry = self.need_volume(&want.id)?;
         self.filled(&entry)?;
-        let plan = Plan::new(&entry, &want)?;
         let before = self.attachments.get(&want.id).staging;
+        let plan = Plan::new(&entry, &want);
         if let Some(before) = &before
-            && *before != plan.staging
+            && plan.as_ref().map(|p| &p.staging).ok() != Some(before)
             && (before.block || self.mounted_here(&entry, &before.path).await?)
         {
-            return Err(Error::exists(format!(
+            let other = Error::exists(format!(
                 "{} is staged at {} in another way; unstage it there first",
                 entry.title(),
                 before.path.display()
-            )));
+            ));
+            return Err(match plan {
+                Ok(_) => other,
+                Err(e) => other.caused_by(e),
+            });
         }
+        let plan = plan?;
         if before.as_ref() != Some(&plan.staging) {
             let staging = plan.staging.clone();
             self.attachments
