@@ -2,7 +2,7 @@
 
 use stowage_host::Cmd;
 use stowage_host::failpoint::hit;
-use stowage_model::{Error, Record, Result};
+use stowage_model::{Bytes, Error, Record, Result};
 
 use super::ThinPool;
 use crate::vg::{names, says, tags};
@@ -12,13 +12,13 @@ impl ThinPool {
         let (origin, name) = (names::of(&of.id), names::of(&snapshot.id));
         let new_tags = tags::of_record(snapshot)?;
         let _turn = self.vg.turn().await;
-        let report = self.vg.report().await?;
-        if self.made_before(&report, snapshot).await?.is_some() {
-            return Ok(());
-        }
-        let from = self.member(&report, &origin)?;
-        self.has_room(&report, stowage_model::Bytes(0))?;
         if self.vg.is_suspended(&origin)? {
+            let report = self.vg.report().await?;
+            if self.made_before(&report, snapshot).await?.is_some() {
+                return Ok(());
+            }
+            let from = self.member(&report, &origin)?;
+            self.has_room(&report, Bytes(0))?;
             let cut = self.cut_held(&origin, &name, from.size).await;
             if let Err(error) = cut {
                 // A leftover like any other should this fail as well.
@@ -26,6 +26,9 @@ impl ThinPool {
                 return Err(error);
             }
             return self.finish(&name, snapshot).await;
+        }
+        if self.made_or_room(snapshot, Bytes(0)).await?.is_some() {
+            return Ok(());
         }
         // -ky: a snapshot that is not activated costs no device, and udev sees no second file
         // system with the UUID of the first.
@@ -37,19 +40,24 @@ impl ThinPool {
         hit("thin.snapshot.begin");
         let made = self.vg.change(cmd).await;
         hit("thin.snapshot.made");
+        let Err(error) = made else {
+            self.vg.note_tags(&name, new_tags);
+            return Ok(());
+        };
+        let report = self.vg.report().await?;
+        if self.made_before(&report, snapshot).await?.is_some() {
+            return Ok(());
+        }
+        self.member(&report, &origin)?;
         let what = format!("cut a snapshot of LV {}", self.vg.path(&origin));
-        match made {
-            Ok(()) => {
-                self.vg.note_tags(&name, new_tags);
-                Ok(())
-            }
-            Err(error) if says(&error, "Unable to suspend") => Err(Error::precondition(format!(
+        if says(&error, "Unable to suspend") {
+            return Err(Error::precondition(format!(
                 "failed to {what}: its writers cannot be held; if its file system is frozen, \
                  thaw it (fsfreeze -u)"
             ))
-            .caused_by(error)),
-            Err(error) => Err(self.vg.explain(error, &what)),
+            .caused_by(error));
         }
+        Err(self.vg.explain(error, &what))
     }
 
     /// Cut a snapshot of an origin that is suspended and stays so.
@@ -58,7 +66,7 @@ impl ThinPool {
     /// thin pool no message, and commits metadata that no longer fit the pool ("unexpected
     /// transaction id", seen with 2.03.16; the pool then refuses all changes). So LVM makes an
     /// empty volume, and the kernel puts the snapshot in its place: same number, same LV.
-    async fn cut_held(&self, origin: &str, name: &str, size: stowage_model::Bytes) -> Result<()> {
+    async fn cut_held(&self, origin: &str, name: &str, size: Bytes) -> Result<()> {
         let cmd = Cmd::new("lvcreate").args(["-y", "-q", "-an", "-ky", "-n", name]);
         let cmd = cmd.args(["-V", &format!("{}b", size.0), "-T", &self.location()]);
         hit("thin.snapshot.begin");

@@ -110,7 +110,8 @@ async fn a_filled_pool_takes_nothing_new() {
             .report(&filled)
             .report(&filled)
             .report(&filled);
-        let pool = pool(script);
+        let (_root, devices) = sysfs(&[]);
+        let pool = on(script, devices);
         let e = pool
             .create(&volume("new"), Bytes::mib(4))
             .await
@@ -176,6 +177,35 @@ async fn a_snapshot_of_a_held_volume_goes_past_lvm() {
             "lvchange -y -q --deltag stowage.half=yes {record} vg-0/{name}"
         ));
     on(script, devices).snapshot(&t, &cut).await.unwrap();
+}
+
+/// A look at the group takes as long as the cut itself; a pool far from full needs none.
+#[tokio::test]
+async fn a_snapshot_is_one_lvcreate_and_the_group_is_looked_at_when_that_fails() {
+    let (_root, devices) = sysfs(&[]);
+    let (t, gone) = (volume("t"), volume("gone"));
+    let create = |of: &Record, cut: &Record| {
+        let (name, of, record) = (lv(cut), lv(of), tags_of(cut));
+        format!("lvcreate -y -q -s -ky -n {name} vg-0/{of} {record}")
+    };
+    let fails = |script: Script, command: &str, why: &str| {
+        let argv: Vec<&str> = command.split(' ').collect();
+        script.fails(&argv, 5, why).report(GROUP)
+    };
+    let cuts = ["first", "second", "ts"].map(|name| snapshot(name, &t));
+    let of_gone = snapshot("third", &gone);
+    let script = Script::new()
+        .report(&GROUP.replace(&lv(&cuts[2]), "later"))
+        .does(&create(&t, &cuts[0]))
+        .does(&create(&t, &cuts[1]));
+    let script = fails(script, &create(&t, &cuts[2]), "already exists");
+    let script = fails(script, &create(&gone, &of_gone), "not found");
+    let pool = on(script, devices);
+    for cut in &cuts {
+        pool.snapshot(&t, cut).await.unwrap();
+    }
+    let e = pool.snapshot(&gone, &of_gone).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::NotFound);
 }
 
 #[tokio::test]
@@ -284,7 +314,8 @@ async fn a_volume_of_the_same_name_from_another_day_is_neither_taken_over_nor_re
         created: other.created,
         ..snapshot("ts", &t)
     };
-    let refused = |script: Script| pool(script);
+    let (root, _) = sysfs(&[]);
+    let refused = |script: Script| on(script, Devices::at(root.path()));
     let e = refused(Script::new().report(GROUP))
         .create(&other, Bytes::mib(8))
         .await;

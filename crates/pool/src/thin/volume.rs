@@ -15,23 +15,10 @@ impl ThinPool {
         let name = names::of(&record.id);
         let new_tags = tags::of_record(record)?;
         let _turn = self.vg.turn().await;
-        // A look costs as much as half of an lvcreate. What was promised is known without one, the
-        // fill moves only by writes, upon which upkeep looks, and LVM refuses a name that is taken.
-        let (report, since) = match self.known() {
-            Some(known) => known,
-            None => (self.vg.glance().await?, Bytes(0)),
-        };
-        let size = size.round_up(report.vg.extent);
-        if report.lv(&name).is_some() {
-            let report = self.vg.glance().await?;
-            if let Some(size) = self.made_before(&report, record).await? {
-                return Ok(size);
-            }
+        if let Some(size) = self.made_or_room(record, size).await? {
+            return Ok(size);
         }
-        // Nobody is refused on an old look.
-        if self.has_room(&report, size + since).is_err() {
-            self.has_room(&*self.vg.report().await?, size)?;
-        }
+        let size = size.round_up(self.vg.extent());
         let cmd = Cmd::new("lvcreate").args(["-y", "-q", "-n", &name]);
         let cmd = cmd.args(["-V", &format!("{}b", size.0), "-T", &self.location()]);
         hit("thin.create.begin");
@@ -43,6 +30,34 @@ impl ThinPool {
         };
         let report = self.vg.report().await?;
         self.made_before(&report, record).await?.ok_or(error)
+    }
+
+    /// The size of the volume or snapshot if it was made before; otherwise there is room for it to
+    /// promise `size`. Its name may be taken by something newer than the look this goes by: then
+    /// LVM refuses, and [`ThinPool::made_before`] is to be asked again.
+    ///
+    /// A look costs as much as half of an lvcreate. What was promised is known without one, the
+    /// fill moves only by writes, upon which upkeep looks, and LVM refuses a name that is taken.
+    ///
+    /// # Errors
+    /// As [`ThinPool::made_before`] and [`ThinPool::has_room`].
+    pub(super) async fn made_or_room(&self, record: &Record, size: Bytes) -> Result<Option<Bytes>> {
+        let (report, since) = match self.known() {
+            Some(known) => known,
+            None => (self.vg.glance().await?, Bytes(0)),
+        };
+        if report.lv(&names::of(&record.id)).is_some() {
+            let report = self.vg.glance().await?;
+            if let Some(size) = self.made_before(&report, record).await? {
+                return Ok(Some(size));
+            }
+        }
+        let size = size.round_up(report.vg.extent);
+        // Nobody is refused on an old look.
+        if self.has_room(&report, size + since).is_err() {
+            self.has_room(&*self.vg.report().await?, size)?;
+        }
+        Ok(None)
     }
 
     /// The size of the volume or snapshot if it is there; a half-made one is taken out of the way.
