@@ -717,6 +717,28 @@ async fn disks_in_use_or_with_data_are_refused() {
     assert!(!first.is_empty());
 }
 
+/// LVM keeps old and new metadata side by side, so that half of the place is what there is.
+#[tokio::test]
+async fn a_groups_metadata_have_room_for_thousands_of_volumes() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, 1).await;
+    pool.extend(&bench.some(2)[1..], false).await.unwrap();
+    let left = async || {
+        let shown = ["vgs", "--noheadings", "--nosuffix", "--units", "b"];
+        let argv = [&shown[..], &["-o", "vg_mda_free", VG]].concat();
+        let text = bench.run(&argv).await;
+        text.trim().parse::<u64>().unwrap()
+    };
+    let before = left().await;
+    for n in 0..4 {
+        // As provisioners call them.
+        let record = volume(&format!("pvc-3f0d2c1e-7a55-4d2b-9c58-0b1e6a9f4d{n:02}"));
+        pool.create(&record, Bytes::mib(4)).await.unwrap();
+    }
+    let each = (before - left().await) / 4;
+    assert!(before / 2 / each > 3000, "{before} bytes, {each} a volume");
+}
+
 #[tokio::test]
 async fn a_missing_group_is_a_problem_not_a_crash() {
     let bench = Bench::new().await;

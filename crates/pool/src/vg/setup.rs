@@ -12,6 +12,14 @@ use stowage_model::{Error, PoolName, Result};
 
 use super::{Vg, tags};
 
+/// What a disk gives to the group's metadata. The default of 1 MiB ends at some hundreds of LVs:
+/// each has about 1 KiB there, most of it the record in its tags, and old and new text lie side by
+/// side.
+const METADATA: &str = "16m";
+
+/// A disk this large does not miss that: 1.6 %.
+const LARGE: u64 = 1 << 30;
+
 /// Make the volume group `vg` for a pool; one that this same call made before is success.
 ///
 /// # Errors
@@ -39,7 +47,9 @@ pub(crate) async fn make_vg(vg: &Vg, disks: &[PathBuf], force: bool) -> Result<(
     let fresh = cleared(vg, &owners, disks, force).await?;
     hit("vg.make.begin");
     let cmd = Cmd::new("vgcreate")
-        .args(["-y", "-q", "--addtag", &mark(vg.pool()), vg.name()])
+        .args(["-y", "-q", "--addtag", &mark(vg.pool())])
+        .args(metadata_size(&fresh).await?)
+        .arg(vg.name())
         .args(&fresh);
     let made = vg.change(cmd).await;
     made.map_err(|e| vg.explain(e, &format!("make volume group {}", vg.name())))?;
@@ -71,12 +81,26 @@ async fn join(vg: &Vg, disks: &[PathBuf], force: bool) -> Result<()> {
     }
     hit("vg.extend.begin");
     let cmd = Cmd::new("vgextend")
-        .args(["-y", "-q", vg.name()])
+        .args(["-y", "-q"])
+        .args(metadata_size(&fresh).await?)
+        .arg(vg.name())
         .args(&fresh);
     let joined = vg.change(cmd).await;
     joined.map_err(|e| vg.explain(e, &format!("extend volume group {}", vg.name())))?;
     hit("vg.extend.made");
     Ok(())
+}
+
+/// How much of these disks is for metadata, as options of the command that takes them.
+async fn metadata_size(disks: &[&PathBuf]) -> Result<&'static [&'static str]> {
+    for disk in disks {
+        let path = disk.to_path_buf();
+        let size = blocking(move || device::size(&path)).await;
+        if size.or_internal(|| format!("failed to look at disk {}", disk.display()))? < LARGE {
+            return Ok(&[]);
+        }
+    }
+    Ok(&["--metadatasize", METADATA])
 }
 
 /// The tag of a group or thin pool made for this pool.
