@@ -3,6 +3,7 @@
 
 mod guest;
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -202,14 +203,21 @@ async fn snapshots_of_several_volumes_show_one_moment() {
     let (a, b) = (mounts[0].point.join("n"), mounts[1].point.join("n"));
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
+    // In place and always as long: a file that is cut short and written again is empty in between.
+    let store = |file: &std::fs::File, n: u64| {
+        file.write_all_at(format!("{n:020}").as_bytes(), 0).unwrap();
+        file.sync_all().unwrap();
+    };
+    let files = [a, b].map(|path| std::fs::File::create(path).unwrap());
+    for file in &files {
+        store(file, 0);
+    }
     let writer = std::thread::spawn(move || {
-        let mut n = 0;
-        while !stopped.load(Ordering::Relaxed) {
-            n += 1;
-            for path in [&a, &b] {
-                std::fs::write(path, n.to_string()).unwrap();
-                std::fs::File::open(path).unwrap().sync_all().unwrap();
+        for n in 1.. {
+            if stopped.load(Ordering::Relaxed) {
+                break;
             }
+            files.iter().for_each(|file| store(file, n));
         }
     });
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
