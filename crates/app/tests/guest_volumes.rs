@@ -7,7 +7,7 @@ use stowage_csi::proto::{
 };
 use support::calls::{Code, Csi, inline, map, refused, volume};
 use support::uses as on;
-use support::{Rig, Storage, tool};
+use support::{Rig, STOWAGE, Storage, output, tool};
 
 const FILE_SYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
 
@@ -267,6 +267,25 @@ fn a_group_with_a_reader_stays_whole_and_keeps_nobody_from_starting() {
     delete(&rig).expect("deleted");
     delete(&rig).expect("deleted before");
     on::delete(&rig, &["v", "w"]);
+    rig.assert_clean();
+}
+
+/// A wipe takes long enough to be watched.
+#[test]
+fn a_person_at_a_terminal_sees_progress_and_a_script_does_not() {
+    let rig = thick();
+    let delete = |wrap: &dyn Fn(&str) -> String| {
+        rig.ok(&["volume", "create", "v", "--size", "1Gi"]);
+        let socket = rig.text("admin.sock");
+        let command = format!("{STOWAGE} --socket {socket} volume delete v --wait 2>&1");
+        output("sh", &["-c", &wrap(&command)])
+    };
+    // script(1) gives it a terminal.
+    let shown =
+        delete(&|command| format!("TERM=xterm script -qec '{command}' /dev/null </dev/null"));
+    assert!(shown.contains("/1.00 GiB"), "{shown:?}");
+    let shown = delete(&str::to_owned);
+    assert!(!shown.contains("GiB"), "{shown:?}");
     rig.assert_clean();
 }
 
