@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -119,6 +119,8 @@ pub(crate) struct Files {
     pub(crate) busy: Mutex<BTreeSet<Id>>,
     /// How many more times a record cannot be written.
     pub(crate) refusals: AtomicU32,
+    /// Whether looks at it never end, as on a disk that hangs.
+    pub(crate) hangs: AtomicBool,
 }
 
 impl Files {
@@ -130,6 +132,7 @@ impl Files {
             written: Mutex::default(),
             busy: Mutex::default(),
             refusals: AtomicU32::new(0),
+            hangs: AtomicBool::new(false),
         }
     }
 
@@ -170,6 +173,9 @@ impl Pool for Files {
     }
 
     async fn capacity(&self, _layout: Layout, _provisioning: Provisioning) -> Capacity {
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         Capacity {
             available: Bytes::gib(1),
             largest: Bytes::gib(1),

@@ -28,6 +28,26 @@ async fn an_instant_clone_waits_for_work_on_its_source_and_shows_what_came_of_it
     assert_eq!(made.record.content, Content::FileSystem(FsType::Ext4));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_hangs_holds_up_no_volume_that_another_can_take() {
+    let bench = Bench::new().await;
+    let anywhere = |name: &str| VolumeRequest {
+        placement: Default::default(),
+        ..wanted(name, "a", None)
+    };
+    let first = bench.local.create(anywhere("first")).await.unwrap();
+    assert_eq!(first.pool.as_str(), "a");
+    bench.a.hangs.store(true, Ordering::SeqCst);
+    let begun = tokio::time::Instant::now();
+    let second = bench.local.create(anywhere("second")).await.unwrap();
+    assert_eq!(second.pool.as_str(), "b");
+    // A CSI sidecar waits for 10 s.
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    bench.b.hangs.store(true, Ordering::SeqCst);
+    let nowhere = bench.local.create(anywhere("third")).await.unwrap_err();
+    assert_eq!(nowhere.kind(), Kind::Full, "{nowhere}");
+}
+
 #[tokio::test]
 async fn what_mkfs_left_half_is_not_copied() {
     let bench = Bench::new().await;
