@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use stowage_testkit::disk::FsKind;
 use support::uses as on;
-use support::{Rig, Storage, output, tool};
+use support::{Rig, Storage, get, output, put, tool};
 
 fn rig() -> Rig {
     Rig::new(Storage::file(FsKind::Xfs))
@@ -43,6 +43,42 @@ fn a_file_system_that_turned_read_only_is_told() {
     on::unmount(&rig, "m");
     on::delete(&rig, &["v"]);
     assert_eq!(rig.ok(&["doctor"]), serde_json::json!([]));
+}
+
+/// ext4 goes on after an error unless told otherwise, so that nothing else shows it.
+#[test]
+fn errors_that_a_file_system_has_recorded_are_told_until_it_is_checked() {
+    let rig = rig();
+    on::create(&rig, "v", "ext4", "64Mi");
+    put(&on::mount(&rig, "v", "m").join("file"), "kept");
+    assert_eq!(rig.ok(&["doctor"]), serde_json::json!([]));
+    let device = output("findmnt", &["-n", "-o", "SOURCE", &rig.text("m")]);
+    let device = device.trim();
+    let name = device.trim_start_matches("/dev/");
+    // The kernel's own way to have one.
+    let trigger = format!("/sys/fs/ext4/{name}/trigger_fs_error");
+    std::fs::write(trigger, "test").expect("a kernel with ext4");
+    finds(&rig, &["recorded 1 error", "fsck"]);
+    // As it says, with the file where its device was.
+    on::unmount(&rig, "m");
+    let Storage::File(fs) = &rig.storage else {
+        unreachable!("asked for above")
+    };
+    let volumes = fs.path().join("pool/volumes");
+    let volume = std::fs::read_dir(volumes).expect("a pool").next();
+    let data = volume.expect("a volume").expect("an entry").path();
+    tool(
+        "sh",
+        &[
+            "-c",
+            &format!("e2fsck -fy {}/data; test $? -le 1", data.display()),
+        ],
+    );
+    assert_eq!(get(&on::mount(&rig, "v", "m").join("file")), "kept");
+    assert_eq!(rig.ok(&["doctor"]), serde_json::json!([]));
+    on::unmount(&rig, "m");
+    on::delete(&rig, &["v"]);
+    rig.assert_clean();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::blocking::blocking;
 use crate::command::{Cmd, CmdError, Runner};
-use crate::device;
+use crate::device::{self, Devno};
 use crate::error::FsError;
 
 pub use crate::usage::{Usage, size, statvfs_bounded};
@@ -177,6 +177,15 @@ pub async fn fresh_uuid(
             .await?;
     }
     Ok(())
+}
+
+/// How many errors the ext2, ext3 or ext4 on a mounted device has recorded since it was last
+/// checked (Documentation/ABI/testing/sysfs-fs-ext4). By default it goes on after them. `None` for
+/// other file systems, which turn read-only or shut down instead.
+pub fn recorded_errors(device: Devno) -> Option<u64> {
+    let name = device::kernel_name(device).ok()?;
+    let count = Path::new("/sys/fs/ext4").join(name).join("errors_count");
+    std::fs::read_to_string(count).ok()?.trim().parse().ok()
 }
 
 /// Where the address of the log's tree stands, in bytes from the start of the device: the

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use stowage_host::{blocking, mount};
+use stowage_host::{blocking, filesystem, mount};
 use stowage_model::record::Content;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Id, PoolName, Result};
@@ -94,7 +94,28 @@ impl Inner {
             return Ok(findings);
         };
         let path = staging.path.clone();
-        let found = blocking(move || mount::at(&path)).await.ok().flatten();
+        let (found, errors) = blocking(move || {
+            let found = mount::at(&path).ok().flatten();
+            let errors = found
+                .as_ref()
+                .and_then(|m| filesystem::recorded_errors(m.dev));
+            (found, errors.unwrap_or_default())
+        })
+        .await;
+        if errors > 0 {
+            findings.push(Finding {
+                severity: Severity::Warning,
+                trouble: Trouble::DeviceError,
+                subject: id.to_string(),
+                what: format!(
+                    "the file system of {} has recorded {errors} error(s) since its last check",
+                    entry.title()
+                ),
+                mend: "look for device errors in the kernel log, save what matters, unmount, run \
+                       fsck, mount again"
+                    .into(),
+            });
+        }
         match found {
             None => findings.push(Finding {
                 severity: Severity::Warning,

@@ -1,6 +1,7 @@
 //! Making and opening a file pool.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -86,11 +87,11 @@ pub(super) fn try_reflink(options: &Options) -> Result<bool> {
 pub(super) fn check_marker(options: &Options) -> Result<()> {
     let path = options.path.join(MARKER);
     let text = fs::read_to_string(&path).map_err(|e| {
-        Error::precondition(format!(
-            "{} is missing; is the file system of the pool mounted?",
-            path.display()
-        ))
-        .caused_by(e)
+        let what = match e.kind() {
+            ErrorKind::NotFound => "is missing; is the file system of the pool mounted?",
+            _ => "cannot be read; look for device errors in the kernel log",
+        };
+        Error::precondition(format!("{} {what}", path.display())).caused_by(e)
     })?;
     let marker: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     match marker.get("name").and_then(serde_json::Value::as_str) {
