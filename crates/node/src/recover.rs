@@ -62,7 +62,7 @@ impl Local {
     pub(crate) async fn begin(inner: Arc<Inner>, pools: Vec<Arc<dyn Pool>>) -> Result<Self> {
         inner.read_pools(pools).await?;
         for pool in inner.pools() {
-            inner.take_up(&pool).await;
+            inner.abandoned_ephemerals(&pool).await;
         }
         inner.abandoned_stagings().await;
         inner.begin_upkeep();
@@ -171,33 +171,19 @@ impl Inner {
         if !self.unread.is_due(pool.name()) {
             return;
         }
-        let read = match pool.scan().await {
-            Ok(scan) => self.load(pool, scan).await,
-            Err(e) => Err(e),
-        };
-        match read {
-            Ok(_) => {
+        match self.take_in(Arc::clone(pool)).await {
+            Ok(()) => {
                 tracing::info!(pool = %pool.name(), "pool is back and was read");
-                self.take_up(pool).await;
+                self.abandoned_ephemerals(pool).await;
                 self.unread.is_read(pool.name());
             }
             Err(e) => self.unread.pool(pool.name(), e.chain()),
         }
     }
 
-    /// What a kill or an absence left undone for the volumes of a pool that was read.
-    async fn take_up(self: &Arc<Self>, pool: &Arc<dyn Pool>) {
-        self.thaw(pool).await;
-        self.limits_again(pool).await;
-        self.abandoned_ephemerals(pool).await;
-    }
-
-    fn list_of(&self, pool: &Arc<dyn Pool>) -> Vec<Entry> {
-        self.index.list(|e| e.pool.name() == pool.name())
-    }
-
-    /// Take what was read from one pool into the index, applying the journal. Answers whether all
-    /// that is in it could be read, and brought to a state to start from.
+    /// Take what was read from one pool into the index, applying the journal; let go what a kill
+    /// left held, and set limits again. Answers whether all that is in it could be read, and brought
+    /// to a state to start from.
     async fn load(self: &Arc<Self>, pool: &Arc<dyn Pool>, scan: Scan) -> Result<bool> {
         let (intents, unreadable) = self.journal.load()?;
         for path in unreadable {
@@ -216,15 +202,22 @@ impl Inner {
                 }
             }
         }
+        // Before any of them can be found, and held on purpose, by an operation.
+        let records: Vec<Record> = scan.found.iter().map(|f| f.record.clone()).collect();
+        if let Err(e) = pool.resume(&records).await {
+            tracing::error!(pool = %pool.name(), error = %e.chain(), "devices not resumed");
+        }
         for item in scan.found {
             let entry = Entry::new(item.record, item.size, Arc::clone(pool));
             let id = entry.record.id.clone();
             // While we serve, one of its name may be in the making in another pool.
             let _held = self.ops.begin_patiently(&id, "reading").await;
+            self.thaw(&entry).await;
             if let Err(e) = self.settle(entry, &intents).await {
                 whole = false;
                 self.unfinished(pool, &id, &e);
             }
+            self.limits_again(&id).await;
         }
         Ok(whole)
     }
@@ -388,31 +381,26 @@ impl Inner {
             .insert(pool.name().clone(), findings);
     }
 
-    /// A kill during a snapshot may have left a file system frozen or a device suspended.
-    async fn thaw(&self, pool: &Arc<dyn Pool>) {
-        let here = self.list_of(pool);
-        let records: Vec<Record> = here.iter().map(|e| e.record.clone()).collect();
-        if let Err(e) = pool.resume(&records).await {
-            tracing::error!(pool = %pool.name(), error = %e.chain(), "devices not resumed");
-        }
-        for entry in here {
-            // Where somebody unmounted it lies a file system that others may have frozen.
-            let Ok(Some(path)) = self.seen_mounted(&entry).await else {
-                continue;
-            };
-            stowage_host::blocking(move || {
-                if let Ok(true) = freeze::thaw(&path) {
-                    tracing::warn!(path = %path.display(), "thawed a file system left frozen");
-                }
-            })
-            .await;
-        }
+    /// A kill during a snapshot may have left a file system frozen. The caller holds the volume.
+    async fn thaw(&self, entry: &Entry) {
+        // Where somebody unmounted it lies a file system that others may have frozen.
+        let Ok(Some(path)) = self.seen_mounted(entry).await else {
+            return;
+        };
+        stowage_host::blocking(move || {
+            if let Ok(true) = freeze::thaw(&path) {
+                tracing::warn!(path = %path.display(), "thawed a file system left frozen");
+            }
+        })
+        .await;
     }
 
     /// An ephemeral volume whose consumer is gone, directory and all, is nobody's.
     async fn abandoned_ephemerals(self: &Arc<Self>, pool: &Arc<dyn Pool>) {
-        let ephemeral = |e: &Entry| e.record.ephemeral && !e.record.is_snapshot();
-        for entry in self.list_of(pool).into_iter().filter(ephemeral) {
+        for entry in self
+            .index
+            .list(|e| e.pool.name() == pool.name() && e.record.ephemeral && !e.record.is_snapshot())
+        {
             let id = &entry.record.id;
             let targets = self.attachments.get(id).targets;
             let alive = targets

@@ -2,14 +2,12 @@
 //! for itself, since that is what the kernel can bound.
 
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 use stowage_host::Devno;
 use stowage_host::cgroup::{Hierarchy, IoLimits};
 use stowage_host::{blocking, device};
 use stowage_model::error::Context;
-use stowage_model::{Error, Limits, Result};
-use stowage_pool::Pool;
+use stowage_model::{Error, Id, Limits, Result};
 
 use crate::attachments::Publication;
 use crate::index::Entry;
@@ -95,27 +93,24 @@ impl Inner {
         }
     }
 
-    /// Set the limits of every consumer of this pool's volumes again after a restart, and find the
-    /// cgroups of those that had none when they were published.
-    pub(crate) async fn limits_again(&self, pool: &Arc<dyn Pool>) {
-        for (id, attachment) in self.attachments.all() {
-            let entry = self.index.get(&id);
-            let Some(entry) = entry.filter(|e| e.pool.name() == pool.name()) else {
-                continue;
+    /// Set the limits of every consumer of a volume again after a restart, and find the cgroups of
+    /// those that had none when they were published. The caller holds the volume.
+    pub(crate) async fn limits_again(&self, id: &Id) {
+        let Some(entry) = self.index.get(id) else {
+            return;
+        };
+        for (target, publication) in self.attachments.get(id).targets {
+            let cgroup = publication
+                .cgroup
+                .clone()
+                .or_else(|| self.consumer_of(&target));
+            let publication = Publication {
+                cgroup,
+                ..publication
             };
-            for (target, publication) in attachment.targets {
-                let cgroup = publication
-                    .cgroup
-                    .clone()
-                    .or_else(|| self.consumer_of(&target));
-                let publication = Publication {
-                    cgroup,
-                    ..publication
-                };
-                if let Err(e) = self.throttle(&entry, &publication).await {
-                    tracing::warn!(volume.id = %id, volume.path = %target.display(),
-                        error = %e.chain(), "limits not set again");
-                }
+            if let Err(e) = self.throttle(&entry, &publication).await {
+                tracing::warn!(volume.id = %id, volume.path = %target.display(),
+                    error = %e.chain(), "limits not set again");
             }
         }
     }
