@@ -61,19 +61,9 @@ fn errors_that_a_file_system_has_recorded_are_told_until_it_is_checked() {
     finds(&rig, &["recorded 1 error", "fsck"]);
     // As it says, with the file where its device was.
     on::unmount(&rig, "m");
-    let Storage::File(fs) = &rig.storage else {
-        unreachable!("asked for above")
-    };
-    let volumes = fs.path().join("pool/volumes");
-    let volume = std::fs::read_dir(volumes).expect("a pool").next();
-    let data = volume.expect("a volume").expect("an entry").path();
-    tool(
-        "sh",
-        &[
-            "-c",
-            &format!("e2fsck -fy {}/data; test $? -le 1", data.display()),
-        ],
-    );
+    let contents = rig.storage.contents();
+    let check = format!("e2fsck -fy {}/data; test $? -le 1", contents[0]);
+    tool("sh", &["-c", &check]);
     assert_eq!(get(&on::mount(&rig, "v", "m").join("file")), "kept");
     assert_eq!(rig.ok(&["doctor"]), serde_json::json!([]));
     on::unmount(&rig, "m");

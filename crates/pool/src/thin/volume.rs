@@ -33,11 +33,11 @@ impl ThinPool {
     }
 
     /// The size of the volume or snapshot if it was made before; otherwise there is room for it to
-    /// promise `size`. Its name may be taken by something newer than the look this goes by: then
-    /// LVM refuses, and [`ThinPool::made_before`] is to be asked again.
+    /// promise `size`.
     ///
     /// A look costs as much as half of an lvcreate. What was promised is known without one, the
-    /// fill moves only by writes, upon which upkeep looks, and LVM refuses a name that is taken.
+    /// fill moves only by writes, upon which upkeep looks, and LVM refuses a name that something
+    /// newer has: [`ThinPool::made_before`] is then to be asked again.
     ///
     /// # Errors
     /// As [`ThinPool::made_before`] and [`ThinPool::has_room`].
