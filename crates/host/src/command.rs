@@ -24,6 +24,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 pub struct Cmd {
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
+    pub(crate) settings: Vec<OsString>,
     pub(crate) stdin: Option<Vec<u8>>,
     pub(crate) timeout: Duration,
     pub(crate) spared: bool,
@@ -35,6 +36,7 @@ impl Cmd {
         Self {
             program: program.into(),
             args: Vec::new(),
+            settings: Vec::new(),
             stdin: None,
             timeout: DEFAULT_TIMEOUT,
             spared: false,
@@ -52,6 +54,14 @@ impl Cmd {
     #[must_use]
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds arguments that come last and that people need not see: the same for every command of a
+    /// program, such as its configuration. They are in no message and no [`Cmd::argv`].
+    #[must_use]
+    pub fn settings<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.settings.extend(args.into_iter().map(Into::into));
         self
     }
 
@@ -78,13 +88,22 @@ impl Cmd {
         self
     }
 
-    /// Program and arguments as text, for messages.
+    /// Program and arguments as text, for messages; without [`Cmd::settings`].
     pub fn argv(&self) -> Vec<String> {
-        std::iter::once(&self.program)
-            .chain(&self.args)
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect()
+        text(std::iter::once(&self.program).chain(&self.args))
     }
+
+    /// What [`Cmd::settings`] added, as text.
+    pub fn settings_text(&self) -> Vec<String> {
+        text(&self.settings)
+    }
+}
+
+fn text<'a>(words: impl IntoIterator<Item = &'a OsString>) -> Vec<String> {
+    let words = words.into_iter();
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
 }
 
 impl fmt::Debug for Cmd {
@@ -229,6 +248,14 @@ mod tests {
         assert!(!format!("{cmd:?}").contains("hunter2"));
         assert!(format!("{cmd:?}").contains("7 bytes"));
         assert_eq!(cmd.argv(), ["cryptsetup", "open"]);
+    }
+
+    #[test]
+    fn settings_are_given_and_not_told() {
+        let cmd = Cmd::new("lvs").settings(["--config", "x{}"]).arg("-a");
+        assert_eq!(cmd.argv(), ["lvs", "-a"]);
+        assert_eq!(cmd.settings_text(), ["--config", "x{}"]);
+        assert!(!format!("{cmd:?}").contains("config"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   report   one `lvm fullreport`: the group, its disks, its LVs       tags    records as LV tags
+//!   command  every LVM command begins and runs here
 //!   names    LV and device-mapper names                                dm      sysfs: active, suspended, written
 //!   reach    attach, detach, suspend, resume                           setup   blank disks into groups
 //! ```
@@ -13,6 +14,7 @@
 //!   where something is decided that cannot be undone;
 //! - whatever is not named `stowage-…` *and* tagged `stowage.…` is foreign and never touched.
 
+pub(crate) mod command;
 pub(crate) mod dm;
 pub(crate) mod names;
 pub(crate) mod reach;
@@ -37,6 +39,7 @@ use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Bytes, Error, PoolName, Result};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as Turn};
 
+pub(crate) use command::lvm;
 pub(crate) use report::{Lv, Report};
 
 /// LVM only reads: half a minute means a hung disk.
@@ -210,10 +213,7 @@ impl Vg {
     }
 
     async fn read(&self) -> Result<Report> {
-        let ran = self
-            .runner
-            .run(report::command(&self.name).timeout(READ))
-            .await;
+        let ran = self.run(report::command(&self.name).timeout(READ)).await;
         match ran {
             Ok(output) => report::parse(&output.stdout),
             Err(error) if says(&error, "not found") => Err(Error::precondition(format!(
@@ -243,7 +243,7 @@ impl Vg {
     /// suspending a device and resuming it leaves whoever uses the device hanging.
     pub(crate) async fn change(&self, cmd: Cmd) -> Result<(), CmdError> {
         self.forget_report();
-        let ran = self.runner.run(cmd.timeout(CHANGE).spared()).await;
+        let ran = self.run(cmd.timeout(CHANGE).spared()).await;
         self.forget_report();
         if ran.is_err() {
             self.let_go().await;
@@ -318,7 +318,7 @@ impl Vg {
             return Ok(());
         }
         let mut tags = self.tags_of(lv).await?;
-        let cmd = Cmd::new("lvchange").args(["-y", "-q"]);
+        let cmd = lvm("lvchange").args(["-y", "-q"]);
         let cmd = del.iter().fold(cmd, |cmd, tag| cmd.args(["--deltag", tag]));
         let cmd = add.iter().fold(cmd, |cmd, tag| cmd.args(["--addtag", tag]));
         if let Err(error) = self.change(cmd.arg(self.path(lv))).await {
@@ -380,9 +380,7 @@ impl Vg {
     /// # Errors
     /// [`stowage_model::Kind::Precondition`] while it is in use.
     pub(crate) async fn lvremove(&self, lv: &str) -> Result<()> {
-        let cmd = Cmd::new("lvremove")
-            .args(["-y", "-q", "-f"])
-            .arg(self.path(lv));
+        let cmd = lvm("lvremove").args(["-y", "-q", "-f"]).arg(self.path(lv));
         let removed = self.change(cmd).await;
         self.forget_tags(lv);
         match removed {

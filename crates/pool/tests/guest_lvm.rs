@@ -656,6 +656,39 @@ async fn what_is_not_ours_is_told_and_never_touched() {
 }
 
 #[tokio::test]
+async fn a_hosts_own_settings_change_nothing_that_is_read() {
+    let bench = Bench::new().await;
+    let hostile = bench.settings(
+        r#"
+global { units="s" suffix=1 test=1 }
+log { prefix="!" command_names=1 verbose=1 report_command_log=1 }
+report {
+    binary_values_as_numeric=1 compact_output=1 prefixes=1 headings=0 columns_as_rows=1
+    list_item_separator=";" mark_hidden_devices=0 segs_sort_full="-seg_start"
+}
+"#,
+    );
+    let pool = pool(&bench, 2).await;
+    let status = pool.status().await.unwrap();
+    assert_eq!((status.problem, status.free), (None, status.total));
+    let record = volume("v");
+    pool.create(&record, Bytes::mib(16)).await.unwrap();
+    let cut = snapshot("s", &record);
+    pool.snapshot(&record, &cut).await.unwrap();
+    let raid1 = Record {
+        layout: Layout::Raid1,
+        ..volume("raid1")
+    };
+    pool.create(&raid1, Bytes::mib(16)).await.unwrap();
+    let scan = pool.scan().await.unwrap();
+    assert_eq!(scan.found.len(), 3);
+    assert_eq!((scan.defects, scan.leftovers), (Vec::new(), Vec::new()));
+    guest::sweep(&pool).await;
+    assert_eq!(pool.status().await.unwrap().free, status.total);
+    drop(hostile);
+}
+
+#[tokio::test]
 async fn disks_in_use_or_with_data_are_refused() {
     let bench = Bench::new().await;
     let (first, second) = (text(&bench.disks[0]), text(&bench.disks[1]));

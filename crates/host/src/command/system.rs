@@ -78,6 +78,7 @@ impl System {
         let mut command = Command::new(&cmd.program);
         command
             .args(&cmd.args)
+            .args(&cmd.settings)
             .env_clear()
             .env("PATH", SEARCH)
             .env("LC_ALL", "C")

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use stowage_host::failpoint::hit;
-use stowage_host::{Cmd, Progress, blocking, device};
+use stowage_host::{Progress, blocking, device};
 use stowage_model::{Error, Record, Result};
 
 use super::LvmPool;
@@ -11,7 +11,7 @@ use super::reader;
 use super::setup::Wipe;
 use crate::vg::report::State;
 use crate::vg::sort::{self, Sort};
-use crate::vg::{Lv, Report, names};
+use crate::vg::{Lv, Report, lvm, names};
 use crate::{Leftover, Removed};
 
 impl LvmPool {
@@ -95,7 +95,7 @@ impl LvmPool {
     /// Make a plain LV of a snapshot's store.
     async fn split(&self, name: &str) -> Result<()> {
         let path = self.vg.path(name);
-        let cmd = Cmd::new("lvconvert").args(["-y", "-q", "--splitsnapshot", &path]);
+        let cmd = lvm("lvconvert").args(["-y", "-q", "--splitsnapshot", &path]);
         let split = self.vg.change(cmd).await;
         split.map_err(|e| {
             self.vg
@@ -107,7 +107,7 @@ impl LvmPool {
     pub(super) async fn condemn(&self, lv: &Lv) -> Result<Leftover> {
         let handle = names::condemned();
         let path = self.vg.path(&lv.name);
-        let cmd = Cmd::new("lvrename").args(["-y", "-q", &path, &self.vg.path(&handle)]);
+        let cmd = lvm("lvrename").args(["-y", "-q", &path, &self.vg.path(&handle)]);
         let renamed = self.vg.change(cmd).await;
         self.vg.forget_tags(&lv.name);
         renamed.map_err(|e| self.vg.explain(e, &format!("rename removed LV {path}")))?;

@@ -1,13 +1,12 @@
 //! Copy-on-write snapshots.
 
-use stowage_host::Cmd;
 use stowage_host::failpoint::hit;
 use stowage_model::{Bytes, Error, Record, Result};
 
 use super::LvmPool;
 use crate::contract::is_same;
 use crate::vg::sort::{Sort, in_the_way, sort};
-use crate::vg::{Lv, names, says, tags};
+use crate::vg::{Lv, lvm, names, says, tags};
 
 /// The largest store that is of use: every block of the origin, and 16 bytes for each chunk of
 /// 4 KiB about where it went (dm-snap-persistent.c), and the header. LVM cuts off what is more.
@@ -51,7 +50,7 @@ impl LvmPool {
         if store > report.vg.free {
             return Err(self.vg.full(report.vg.free, store));
         }
-        let cmd = Cmd::new("lvcreate").args(["-y", "-q", "-s", "-n", &name]);
+        let cmd = lvm("lvcreate").args(["-y", "-q", "-s", "-n", &name]);
         let cmd = cmd.args(["-L", &format!("{}b", store.0)]);
         let cmd = new_tags
             .iter()

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use stowage_host::Cmd;
 use stowage_host::failpoint::hit;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Bytes, Error, Kind, Record, Result};
@@ -10,7 +9,7 @@ use stowage_model::{Bytes, Error, Kind, Record, Result};
 use super::LvmPool;
 use super::snapshot::largest_store;
 use crate::vg::sort::{Sort, sort};
-use crate::vg::{Lv, Report, names};
+use crate::vg::{Lv, Report, lvm, names};
 
 /// A writer that fills stores faster than this many steps are made wins; the next call goes on.
 const ROUNDS: usize = 8;
@@ -101,7 +100,7 @@ impl LvmPool {
     async fn grow_store(&self, lv: &Lv, size: Bytes) -> Result<()> {
         let path = self.vg.path(&lv.name);
         tracing::info!(snapshot.lv = %path, from = %lv.size, to = %size, "growing a snapshot store");
-        let cmd = Cmd::new("lvextend").args(["-y", "-q", "-L", &format!("{}b", size.0), &path]);
+        let cmd = lvm("lvextend").args(["-y", "-q", "-L", &format!("{}b", size.0), &path]);
         let grown = self.vg.change(cmd).await;
         hit("lvm.tend.grown");
         grown.map_err(|e| {

@@ -1,7 +1,7 @@
 //! Volumes: made, grown, let go.
 
 use stowage_host::failpoint::hit;
-use stowage_host::{Cmd, blocking, device};
+use stowage_host::{blocking, device};
 use stowage_model::record::Content;
 use stowage_model::request::Layout;
 use stowage_model::{Bytes, Error, Record, Result};
@@ -12,7 +12,7 @@ use super::room::Place;
 use crate::contract::is_same;
 use crate::vg::report::State;
 use crate::vg::sort::{Sort, in_the_way, sort};
-use crate::vg::{Lv, Report, names, says, tags};
+use crate::vg::{Lv, Report, lvm, names, says, tags};
 
 impl LvmPool {
     pub(super) async fn create_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
@@ -34,7 +34,7 @@ impl LvmPool {
                 Err(_) => self.place(&*self.vg.report().await?, record.layout, size)?,
             }
         };
-        let mut cmd = Cmd::new("lvcreate")
+        let mut cmd = lvm("lvcreate")
             .args(["-y", "-q", "-Wy", "-Zy"])
             .args(place.kind);
         cmd = cmd.args(["-n", &lv, "-L", &format!("{}b", place.size.0)]);
@@ -128,7 +128,7 @@ impl LvmPool {
         }
         let reactivate = self.free_of_snapshots(&report, lv).await?;
         hit("lvm.grow.begin");
-        let cmd = Cmd::new("lvextend").args(["-y", "-q", "-L", &format!("{}b", size.0), &path]);
+        let cmd = lvm("lvextend").args(["-y", "-q", "-L", &format!("{}b", size.0), &path]);
         let grown = self.vg.change(cmd).await;
         hit("lvm.grow.made");
         if reactivate {

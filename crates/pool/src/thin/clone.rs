@@ -1,11 +1,10 @@
 //! Volumes made of snapshots or volumes without copying.
 
-use stowage_host::Cmd;
 use stowage_host::failpoint::hit;
 use stowage_model::{Bytes, Record, Result};
 
 use super::ThinPool;
-use crate::vg::{names, tags};
+use crate::vg::{lvm, names, tags};
 
 impl ThinPool {
     /// One lvcreate where the size stays. A larger clone is half-made until it has its size, so
@@ -27,7 +26,7 @@ impl ThinPool {
         let size = size.round_up(report.vg.extent).max(there);
         self.has_room(&report, size)?;
         // -kn: without it every activation would have to override the flag of a snapshot.
-        let cmd = Cmd::new("lvcreate").args(["-y", "-q", "-s", "-kn", "-n", &name]);
+        let cmd = lvm("lvcreate").args(["-y", "-q", "-s", "-kn", "-n", &name]);
         let cmd = cmd.arg(self.vg.path(&from));
         hit("thin.clone.begin");
         if size == there {

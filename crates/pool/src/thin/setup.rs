@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use stowage_host::Runner;
 use stowage_host::failpoint::hit;
-use stowage_host::{Cmd, Runner};
 use stowage_model::id::is_plain_word;
 use stowage_model::{Bytes, Error, PoolName, Result};
 
 use super::ThinPool;
-use crate::vg::{self, Vg};
+use crate::vg::{self, Vg, lvm};
 
 /// What a pool of thin volumes is.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,7 +104,7 @@ pub async fn make(
         None => ["-l".to_owned(), "100%FREE".to_owned()],
     };
     hit("thin.make.begin");
-    let cmd = Cmd::new("lvcreate")
+    let cmd = lvm("lvcreate")
         .args([
             "-y",
             "-q",
@@ -144,7 +144,7 @@ impl ThinPool {
             return Ok(());
         }
         hit("thin.extend.begin");
-        let cmd = Cmd::new("lvextend")
+        let cmd = lvm("lvextend")
             .args(["-y", "-q", "-l", "+100%PVS", &self.location()])
             .args(names);
         let grown = self.vg.change(cmd).await;

@@ -5,7 +5,7 @@ use stowage_host::failpoint::hit;
 use stowage_model::{Bytes, Error, Record, Result};
 
 use super::ThinPool;
-use crate::vg::{names, says, tags};
+use crate::vg::{lvm, names, says, tags};
 
 impl ThinPool {
     pub(super) async fn cut(&self, of: &Record, snapshot: &Record) -> Result<()> {
@@ -32,7 +32,7 @@ impl ThinPool {
         }
         // -ky: a snapshot that is not activated costs no device, and udev sees no second file
         // system with the UUID of the first.
-        let cmd = Cmd::new("lvcreate").args(["-y", "-q", "-s", "-ky", "-n", &name]);
+        let cmd = lvm("lvcreate").args(["-y", "-q", "-s", "-ky", "-n", &name]);
         let cmd = cmd.arg(self.vg.path(&origin));
         let cmd = new_tags
             .iter()
@@ -67,7 +67,7 @@ impl ThinPool {
     /// transaction id", seen with 2.03.16; the pool then refuses all changes). So LVM makes an
     /// empty volume, and the kernel puts the snapshot in its place: same number, same LV.
     async fn cut_held(&self, origin: &str, name: &str, size: Bytes) -> Result<()> {
-        let cmd = Cmd::new("lvcreate").args(["-y", "-q", "-an", "-ky", "-n", name]);
+        let cmd = lvm("lvcreate").args(["-y", "-q", "-an", "-ky", "-n", name]);
         let cmd = cmd.args(["-V", &format!("{}b", size.0), "-T", &self.location()]);
         hit("thin.snapshot.begin");
         self.make_lv(cmd, name, vec![tags::HALF.to_owned()]).await?;

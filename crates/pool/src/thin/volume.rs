@@ -8,7 +8,7 @@ use super::ThinPool;
 use crate::Written;
 use crate::contract::is_same;
 use crate::vg::sort::{Sort, in_the_way, sort};
-use crate::vg::{Lv, Report, names, tags};
+use crate::vg::{Lv, Report, lvm, names, tags};
 
 impl ThinPool {
     pub(super) async fn create_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
@@ -19,7 +19,7 @@ impl ThinPool {
             return Ok(size);
         }
         let size = size.round_up(self.vg.extent());
-        let cmd = Cmd::new("lvcreate").args(["-y", "-q", "-n", &name]);
+        let cmd = lvm("lvcreate").args(["-y", "-q", "-n", &name]);
         let cmd = cmd.args(["-V", &format!("{}b", size.0), "-T", &self.location()]);
         hit("thin.create.begin");
         let made = self.make_lv(cmd, &name, new_tags).await;
@@ -146,7 +146,7 @@ impl ThinPool {
 
     pub(super) async fn lvextend(&self, name: &str, size: Bytes) -> Result<()> {
         let path = self.vg.path(name);
-        let cmd = Cmd::new("lvextend").args(["-y", "-q", "-L", &format!("{}b", size.0), &path]);
+        let cmd = lvm("lvextend").args(["-y", "-q", "-L", &format!("{}b", size.0), &path]);
         let grown = self.vg.change(cmd).await;
         grown.map_err(|error| self.vg.explain(error, &format!("grow LV {path}")))
     }

@@ -6,7 +6,7 @@ use stowage_model::error::Context as _;
 use stowage_model::{Bytes, Error, Result};
 
 use super::dm::Node;
-use super::{Lv, Report, Vg, names, says};
+use super::{Lv, Report, Vg, lvm, names, says};
 use crate::Device;
 
 impl Vg {
@@ -40,7 +40,7 @@ impl Vg {
     /// # Errors
     /// As [`Vg::attach`].
     pub(crate) async fn activate(&self, lv: &str) -> Result<Device> {
-        let cmd = Cmd::new("lvchange")
+        let cmd = lvm("lvchange")
             .args(["-y", "-q", "-ay", "-K"])
             .arg(self.path(lv));
         if let Err(error) = self.change(cmd).await {
@@ -69,9 +69,7 @@ impl Vg {
             return Ok(());
         }
         self.unused(lv).await?;
-        let cmd = Cmd::new("lvchange")
-            .args(["-y", "-q", "-an"])
-            .arg(self.path(lv));
+        let cmd = lvm("lvchange").args(["-y", "-q", "-an"]).arg(self.path(lv));
         match self.change(cmd).await {
             Err(error) if says(&error, "Failed to find logical volume") => Ok(()),
             Err(error) => Err(self.explain(error, &format!("deactivate LV {}", self.path(lv)))),

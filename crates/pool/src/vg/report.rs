@@ -6,6 +6,8 @@ use stowage_host::Cmd;
 use stowage_model::error::Context as _;
 use stowage_model::{Bytes, Error, Result};
 
+use super::lvm;
+
 /// A volume group with all that is in it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Report {
@@ -156,7 +158,7 @@ pub(super) fn command(vg: &str) -> Cmd {
         ("seg", "lv_name,thin_id,zero,stripes"),
         ("pvseg", "pv_name"),
     ];
-    let cmd = Cmd::new("lvm").args([
+    let cmd = lvm("lvm").args([
         "fullreport",
         "--reportformat",
         "json",

@@ -10,7 +10,7 @@ use stowage_host::{Cmd, Runner, blocking, device};
 use stowage_model::error::Context as _;
 use stowage_model::{Error, PoolName, Result};
 
-use super::{Vg, tags};
+use super::{Vg, lvm, tags};
 
 /// What a disk gives to the group's metadata. The default of 1 MiB ends at some hundreds of LVs:
 /// each has about 1 KiB there, most of it the record in its tags, and old and new text lie side by
@@ -46,7 +46,7 @@ pub(crate) async fn make_vg(vg: &Vg, disks: &[PathBuf], force: bool) -> Result<(
     let owners = Owners::read(vg.runner()).await?;
     let fresh = cleared(vg, &owners, disks, force).await?;
     hit("vg.make.begin");
-    let cmd = Cmd::new("vgcreate")
+    let cmd = lvm("vgcreate")
         .args(["-y", "-q", "--addtag", &mark(vg.pool())])
         .args(metadata_size(&fresh).await?)
         .arg(vg.name())
@@ -80,7 +80,7 @@ async fn join(vg: &Vg, disks: &[PathBuf], force: bool) -> Result<()> {
         return Ok(());
     }
     hit("vg.extend.begin");
-    let cmd = Cmd::new("vgextend")
+    let cmd = lvm("vgextend")
         .args(["-y", "-q"])
         .args(metadata_size(&fresh).await?)
         .arg(vg.name())
@@ -204,7 +204,7 @@ struct Row {
 
 impl Owners {
     async fn read(runner: &Arc<dyn Runner>) -> Result<Self> {
-        let cmd = Cmd::new("pvs").args(["--reportformat", "json", "-o", "pv_name,vg_name"]);
+        let cmd = lvm("pvs").args(["--reportformat", "json", "-o", "pv_name,vg_name"]);
         let output = runner
             .run(cmd)
             .await

@@ -96,6 +96,16 @@ impl Bench {
         self.run(&["sh", "-c", script]).await
     }
 
+    /// Settings of a host's own, until the guard is dropped.
+    pub(crate) fn settings(&self, text: &str) -> Settings {
+        let dir = std::env::var_os("LVM_SYSTEM_DIR").expect("the guest has a directory for LVM");
+        let file = PathBuf::from(dir).join("lvm.conf");
+        let before = fs::read_to_string(&file).unwrap();
+        // A section named again adds to it.
+        fs::write(&file, format!("{before}{text}")).unwrap();
+        Settings { file, before }
+    }
+
     /// The first `n` disks.
     pub(crate) fn some(&self, n: usize) -> Vec<PathBuf> {
         self.disks[..n].to_vec()
@@ -122,6 +132,18 @@ impl Bench {
         let now = "lazy_itable_init=0,lazy_journal_init=0";
         self.run(&["mkfs.ext4", "-q", "-F", "-E", now, text(device)])
             .await;
+    }
+}
+
+/// See [`Bench::settings`].
+pub(crate) struct Settings {
+    file: PathBuf,
+    before: String,
+}
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        fs::write(&self.file, &self.before).unwrap();
     }
 }
 
