@@ -64,6 +64,9 @@ impl FsKind {
     }
 }
 
+/// The name of a file system's image in its directory.
+const IMAGE: &str = "fs.img";
+
 /// A fresh file system of the machine's own kernel: sparse file, loop device, mkfs, mount.
 ///
 /// Dropping it unmounts whatever the test left mounted below it, detaches the loop devices whose
@@ -81,15 +84,38 @@ impl LoopFs {
     pub fn new(kind: FsKind, bytes: u64) -> Result<Self> {
         require(&[kind.mkfs(), "losetup", "mount"]);
         let dir = scratch::dir(kind.name())?;
-        let image = dir.path().join("fs.img");
+        let image = dir.path().join(IMAGE);
         create_sparse(&image, bytes)?;
         run(kind.mkfs(), [OsStr::new("-q"), image.as_os_str()])?;
+        Self::attach(kind, dir)
+    }
+
+    /// The file system in a copy of this image.
+    ///
+    /// # Panics
+    /// Unless run as root, see [`require`].
+    pub fn of_image(kind: FsKind, image: &Path) -> Result<Self> {
+        require(&["cp", "losetup", "mount"]);
+        let dir = scratch::dir(kind.name())?;
+        let copy = dir.path().join(IMAGE);
+        run(
+            "cp",
+            [
+                OsStr::new("--sparse=always"),
+                image.as_os_str(),
+                copy.as_os_str(),
+            ],
+        )?;
+        Self::attach(kind, dir)
+    }
+
+    fn attach(kind: FsKind, dir: TempDir) -> Result<Self> {
         let device = PathBuf::from(run(
             "losetup",
             [
                 OsStr::new("--find"),
                 OsStr::new("--show"),
-                image.as_os_str(),
+                dir.path().join(IMAGE).as_os_str(),
             ],
         )?);
         let mount = dir.path().join("mnt");
@@ -106,6 +132,11 @@ impl LoopFs {
             ],
         )?;
         Ok(fs)
+    }
+
+    /// The file it is in.
+    pub fn image(&self) -> PathBuf {
+        self.dir.path().join(IMAGE)
     }
 
     /// The root of the file system.

@@ -11,6 +11,7 @@
 )]
 
 pub mod calls;
+pub mod recorded;
 pub mod throttle;
 pub mod uses;
 
@@ -232,11 +233,13 @@ impl Rig {
 
     /// The same, not started yet.
     pub fn stopped(storage: Storage) -> Self {
+        let work = tempfile::Builder::new().prefix("stowage-rig-").tempdir();
+        Self::stopped_in(work.expect("a directory"), storage)
+    }
+
+    /// The same, in this directory.
+    pub fn stopped_in(work: tempfile::TempDir, storage: Storage) -> Self {
         stowage_testkit::require(&["blkid", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"]);
-        let work = tempfile::Builder::new()
-            .prefix("stowage-rig-")
-            .tempdir()
-            .expect("a directory");
         let config = format!(
             "node-name = \"node-a\"\nstate-dir = \"{0}/state\"\ncsi-socket = \"{0}/csi.sock\"\n\
              admin-socket = \"{0}/admin.sock\"\nmetrics = \"off\"\n{1}",
@@ -451,6 +454,16 @@ impl Rig {
             .expect("a journal")
             .collect();
         assert!(journal.is_empty(), "left in the journal: {journal:?}");
+    }
+}
+
+impl Rig {
+    /// Unmount and detach all that a killed daemon left in use.
+    pub fn unmount_all(&self) {
+        disk::unmount_below(self.work.path()).expect("nobody uses what is mounted");
+        if let Storage::File(fs) = &self.storage {
+            disk::detach_loops_below(fs.path()).expect("nobody uses what is attached");
+        }
     }
 }
 
