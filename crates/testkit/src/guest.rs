@@ -15,6 +15,7 @@
 
 mod console;
 mod init;
+pub mod kernel;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -29,6 +30,7 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 pub use console::Console;
+pub use kernel::Kernel;
 
 use crate::{disk, require, scratch};
 
@@ -52,6 +54,7 @@ pub struct GuestBuilder {
     visible: Vec<PathBuf>,
     current_dir: Option<PathBuf>,
     on_line: Option<console::OnLine>,
+    kernel: Option<Kernel>,
 }
 
 enum Disk {
@@ -105,6 +108,12 @@ impl GuestBuilder {
         self
     }
 
+    /// Another kernel than [`Kernel::chosen`].
+    pub fn kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = Some(kernel);
+        self
+    }
+
     /// Is called with every console line as it comes, from another thread.
     pub fn on_line(mut self, callback: impl FnMut(&str) + Send + 'static) -> Self {
         self.on_line = Some(Box::new(callback));
@@ -128,7 +137,11 @@ impl GuestBuilder {
     /// # Panics
     /// Without root or without a program the guest needs, see [`require`].
     pub fn spawn<A: Into<OsString>>(self, argv: impl IntoIterator<Item = A>) -> Result<Guest> {
-        require(&["linux.uml", "modprobe", "lvm", "setpriv", "ip", "mount"]);
+        require(&["modprobe", "lvm", "setpriv", "ip", "mount"]);
+        let kernel = self.kernel.clone().unwrap_or_else(Kernel::chosen);
+        if kernel.is_stock() {
+            require(&["linux.uml"]);
+        }
         let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
         ensure!(!argv.is_empty(), "a guest needs a command to run");
 
@@ -139,7 +152,8 @@ impl GuestBuilder {
             scratch.path(),
             &init::Plan {
                 modules: &self.modules,
-                visible: &self.visible_dirs(&argv),
+                modules_dir: &kernel.modules,
+                visible: &self.visible_dirs(&argv, &kernel),
                 env: &self.env,
                 disks: disks.len(),
                 current_dir: self
@@ -154,7 +168,8 @@ impl GuestBuilder {
         let mut command = Command::new("setpriv");
         // Should the test be killed with SIGKILL, no destructor runs; the kernel ends the guest,
         // and the next sweep its helpers.
-        command.args(["--pdeathsig", "KILL", "--", "linux.uml"]);
+        command.args(["--pdeathsig", "KILL", "--"]);
+        command.arg(&kernel.program).args(kernel.options);
         command.arg(format!("mem={memory}"));
         command.args([
             "root=/dev/root",
@@ -212,8 +227,9 @@ impl GuestBuilder {
         Ok(paths)
     }
 
-    fn visible_dirs(&self, argv: &[OsString]) -> Vec<PathBuf> {
-        let mut dirs = vec![scratch::workspace(), scratch::target()];
+    fn visible_dirs(&self, argv: &[OsString], kernel: &Kernel) -> Vec<PathBuf> {
+        let modules = kernel.modules.clone();
+        let mut dirs = vec![scratch::workspace(), scratch::target(), modules];
         dirs.extend(self.visible.iter().cloned());
         dirs.extend(self.current_dir.iter().cloned());
         let program = argv
@@ -388,8 +404,10 @@ impl Drop for Guest {
     }
 }
 
-/// The processes that carry the guest's name in their command line: linux.uml, its helpers and
-/// the stub that runs the guest's programs are all copies of the first.
+/// The processes that carry the guest's name in their command line: linux.uml and its helpers.
+///
+/// The stubs that run the guest's programs are copies of the first on an older kernel; on a newer
+/// one they have no command line, hold none of the disks, and die with linux.uml.
 fn processes_of(name: &str) -> Vec<Pid> {
     guest_processes()
         .into_iter()

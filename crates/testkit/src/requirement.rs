@@ -16,6 +16,8 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 /// Every program the tests run, Rust and Go aside (those have no usable Debian package).
 pub const TOOLS: &[Tool] = &[
     tool("linux.uml", "user-mode-linux"),
+    // For the newer kernel that `xtask setup` gets for the guests.
+    tool("patchelf", "patchelf"),
     tool("modprobe", "kmod"),
     tool("lvm", "lvm2"),
     tool("dmsetup", "dmsetup"),

@@ -1,3 +1,5 @@
+mod kernel;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -17,7 +19,11 @@ const COMMAND: &str = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity";
 
 pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     install_packages()?;
-    build_csi_sanity()?;
+    // One waits for the network, the other for the compiler.
+    std::thread::scope(|scope| {
+        scope.spawn(kernel::provide);
+        build_csi_sanity()
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -127,6 +127,20 @@ impl Bench {
         Mounted { point }
     }
 
+    pub(crate) async fn freeze(&self, mounted: &Mounted) {
+        self.run(&["fsfreeze", "-f", text(&mounted.point)]).await;
+    }
+
+    /// The kernel freezes nothing twice for users.
+    pub(crate) async fn still_frozen(&self, mounted: &Mounted) {
+        let point = text(&mounted.point);
+        self.sh(&format!("! fsfreeze -f {point} 2>/dev/null")).await;
+    }
+
+    pub(crate) async fn thaw(&self, mounted: &Mounted) {
+        self.run(&["fsfreeze", "-u", text(&mounted.point)]).await;
+    }
+
     pub(crate) async fn ext4(&self, device: &Path) {
         // All at once: what is written later counts against the stores of snapshots.
         let now = "lazy_itable_init=0,lazy_journal_init=0";

@@ -80,6 +80,7 @@ off
 
 pub(super) struct Plan<'a> {
     pub(super) modules: &'a [String],
+    pub(super) modules_dir: &'a Path,
     pub(super) visible: &'a [PathBuf],
     pub(super) env: &'a [(OsString, OsString)],
     pub(super) disks: usize,
@@ -103,7 +104,7 @@ pub(super) fn write(scratch: &Path, plan: &Plan<'_>) -> Result<PathBuf> {
     place("lvm/lvm.conf", LVM_CONF.as_bytes())?;
     // modprobe wants DIR/lib/modules/VERSION; the package has them at another place.
     make_dir("modules/lib")?;
-    std::os::unix::fs::symlink("/usr/lib/uml/modules", scratch.join("modules/lib/modules"))
+    std::os::unix::fs::symlink(plan.modules_dir, scratch.join("modules/lib/modules"))
         .context("failed to prepare the guest's modules")?;
     let modprobe = format!(
         "#!/bin/sh\nexec modprobe -d {}/modules \"$@\"\n",
