@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use stowage_model::{PoolKind, PoolName};
-use stowage_node::PoolConfig;
+use stowage_node::{EphemeralRules, PoolConfig};
 
 /// Read when `--config` is not given, if it exists.
 pub(crate) const DEFAULT_PATH: &str = "/etc/stowage/config.toml";
@@ -35,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) admin_socket: PathBuf,
     /// `ADDRESS:PORT` for /metrics and /healthz, on loopback; `off` serves neither.
     pub(crate) metrics: String,
+    /// What the authors of pods may ask for inline volumes.
+    pub(crate) ephemeral: EphemeralRules,
     /// The pools.
     pub(crate) pool: Vec<PoolConfig>,
 }
@@ -50,6 +52,7 @@ impl Default for Config {
             csi_socket: "/run/stowage/csi.sock".into(),
             admin_socket: DEFAULT_ADMIN_SOCKET.into(),
             metrics: "127.0.0.1:9808".to_owned(),
+            ephemeral: EphemeralRules::default(),
             pool: Vec::new(),
         }
     }
@@ -106,6 +109,7 @@ impl Config {
         for pool in &self.pool {
             pool.check()?;
         }
+        self.ephemeral.check()?;
         self.metrics_address().map(drop)
     }
 
@@ -202,6 +206,31 @@ mod tests {
     }
 
     #[test]
+    fn rules_for_inline_volumes_are_checked_and_name_what_is_wrong() {
+        let rules = |text: &str| Config::parse(&format!("[ephemeral]\n{text}\n"));
+        let read = rules("max-share = \"30%\"\nmax-size = 1048576\nlimits = { wbps = 5 }").unwrap();
+        assert_eq!(read.ephemeral.max_share, 30);
+        assert_eq!(read.ephemeral.max_size.0, 1 << 20);
+        assert_eq!(read.ephemeral.limits.write_bps, Some(5));
+        assert_eq!(read.ephemeral.limits.read_bps, None);
+        for (text, word) in [
+            ("pools = []", "pools"),
+            ("pools = [\"-x\"]", "-x"),
+            ("max-size = \"big\"", "big"),
+            ("max-size = 5", "max-size"),
+            ("max-size = true", "64Gi"),
+            ("max-share = 0", "percentage"),
+            ("max-share = \"101%\"", "101%"),
+            ("limits = { pbs = 1 }", "pbs"),
+            ("limits = { iops = \"many\" }", "many"),
+            ("layout = \"raid1\"", "layout"),
+        ] {
+            let e = format!("{:#}", rules(text).unwrap_err());
+            assert!(e.contains(word), "{text}: {e}");
+        }
+    }
+
+    #[test]
     fn the_example_in_deploy_parses_and_shows_the_defaults() {
         let text = include_str!("../../../deploy/config.toml");
         Config::parse(text).unwrap();
@@ -223,6 +252,19 @@ mod tests {
         assert_eq!(shown.admin_socket, default.admin_socket);
         assert_eq!(shown.metrics, default.metrics);
         assert_eq!(shown.pool.len(), 3);
+        let (rules, most) = (&shown.ephemeral, &default.ephemeral);
+        assert_eq!(rules.enabled, most.enabled);
+        assert_eq!(rules.max_size, most.max_size);
+        assert_eq!(rules.max_share, most.max_share);
+        // The examples.
+        let pools = rules.pools.as_deref().unwrap();
+        assert!(
+            pools
+                .iter()
+                .all(|p| shown.pool.iter().any(|s| s.name == *p))
+        );
+        assert_eq!(rules.limits.read_bps, Some(100 << 20));
+        assert_eq!(rules.limits.write_iops, Some(1000));
     }
 
     #[test]

@@ -557,7 +557,7 @@ fn an_inline_volume_lives_as_long_as_its_pod() {
     let target = rig.path("t");
     for (context, size, restart) in [
         // The article's, its volume group being a pool here.
-        (&[("size", "2Gi"), ("pool", "p")][..], 2_u64 << 30, ""),
+        (&[("size", "1536Mi"), ("pool", "p")][..], 3_u64 << 29, ""),
         (&[][..], 1 << 30, "stop"),
         (&[("size", "64Mi")][..], 64 << 20, "kill"),
     ] {
@@ -601,8 +601,23 @@ fn a_bad_inline_volume_leaves_nothing() {
         (("size", "-1Gi"), Code::InvalidArgument, "-1Gi"),
         (("size", "0"), Code::InvalidArgument, "0"),
         (("size", "16Ei"), Code::OutOfRange, "16Ei"),
-        (("size", "9Gi"), Code::ResourceExhausted, "pool p is full"),
+        (("size", "65Gi"), Code::OutOfRange, "max-size"),
+        (("size", "3Gi"), Code::ResourceExhausted, "max-share"),
         (("colour", "red"), Code::InvalidArgument, "colour"),
+        (("volumeType", "File"), Code::InvalidArgument, "volumeType"),
+        (("mediaType", "ssd"), Code::InvalidArgument, "mediaType"),
+        (("lvmType", "striping"), Code::InvalidArgument, "lvmType"),
+        (
+            ("provisioning", "thin"),
+            Code::InvalidArgument,
+            "provisioning",
+        ),
+        (
+            ("mkfsOptions", "-m 0"),
+            Code::InvalidArgument,
+            "mkfsOptions",
+        ),
+        (("bps", "0"), Code::InvalidArgument, "lifts"),
         (("mkfsOptions", "-S"), Code::InvalidArgument, "-S"),
     ] {
         let want = inline("csi-1", &rig.path("t"), &[context]);

@@ -39,7 +39,8 @@ pub struct ClassParams {
 pub enum Origin {
     /// Written by an administrator.
     Class,
-    /// Written by a pod's author: `size` is allowed.
+    /// Written by a pod's author: `size` is allowed, and no limit can be lifted. What else is not
+    /// for a pod's author is for the node to say, whose rules they are.
     Inline,
 }
 
@@ -92,6 +93,13 @@ impl ClassParams {
             },
             "size" if origin == Origin::Inline => self.size = Some(value.parse()?),
             _ if limits::KEYS.contains(&key) => {
+                let lifts = value == "max" || value.parse().is_ok_and(|n: Bytes| n.0 == 0);
+                if lifts && origin == Origin::Inline {
+                    return Err(Error::invalid(format!(
+                        "parameter {key}: {value:?} lifts a limit, which is not for the author of a \
+                         pod; leave it out or name a limit"
+                    )));
+                }
                 limits.insert(key.to_owned(), value.to_owned());
             }
             _ if key.starts_with(SIDECAR_PREFIX) => {}
@@ -129,14 +137,14 @@ fn bad(key: &str, value: &str, want: &str) -> Error {
 }
 
 fn unknown(key: &str, origin: Origin) -> Error {
-    let size = if origin == Origin::Inline {
-        ", size"
-    } else {
-        ""
+    let keys = match origin {
+        Origin::Class => {
+            "volumeType, vgName, pool, mediaType, lvmType, provisioning, fsType, mkfsOptions"
+        }
+        Origin::Inline => "size, fsType, pool, vgName",
     };
     Error::invalid(format!(
-        "unknown parameter {key:?}; known are volumeType, vgName, pool, mediaType, lvmType, \
-         provisioning, fsType, mkfsOptions, {}{size}",
+        "unknown parameter {key:?}; known are {keys}, {}",
         limits::KEYS.join(", ")
     ))
 }

@@ -30,7 +30,7 @@ pub(crate) async fn rooms(
 }
 
 /// What a pool answers, unless it takes too long.
-async fn answer<T>(pool: &Arc<dyn Pool>, look: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn answer<T>(pool: &Arc<dyn Pool>, look: impl Future<Output = T>) -> Option<T> {
     let looked = tokio::time::timeout(PATIENCE, look).await;
     if looked.is_err() {
         tracing::warn!(pool.name = %pool.name(), "the pool does not answer; others are preferred");

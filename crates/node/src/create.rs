@@ -10,6 +10,7 @@ use stowage_model::volumes::Volume;
 use stowage_model::{Bytes, Error, Id, Kind, Record, Result, VolumeRequest};
 use stowage_pool::Pool;
 
+use crate::ephemeral::EphemeralRules;
 use crate::index::Entry;
 use crate::journal::Intent;
 use crate::local::Inner;
@@ -18,12 +19,13 @@ use crate::local::Inner;
 const DEFAULT_SIZE: Bytes = Bytes::gib(1);
 
 impl Inner {
-    /// Make the volume `id`, or find the one this same request made. The caller holds the volume.
+    /// Make the volume `id`, or find the one this same request made; `inline` for one that lives and
+    /// dies with its consumer, whose author these rules are for. The caller holds the volume.
     pub(crate) async fn create_locked(
         self: &Arc<Self>,
         id: Id,
         want: &VolumeRequest,
-        ephemeral: bool,
+        inline: Option<&EphemeralRules>,
     ) -> Result<Volume> {
         if let Some(entry) = self.index.get(&id) {
             same(&entry, want)?;
@@ -38,9 +40,16 @@ impl Inner {
         self.end_failed_creation(&id).await?;
         let source = want.source.as_ref().map(|s| self.source(s)).transpose()?;
         let asked = asked_size(want, source.as_ref())?;
+        let allowed = match inline {
+            Some(rules) => self.for_inline(rules, allowed, asked).await?,
+            None => allowed,
+        };
         let pool = self.choose(allowed, want, asked, source.as_ref()).await?;
         let mut record = Record::for_volume(id, want, Timestamp::now());
-        record.ephemeral = ephemeral;
+        if let Some(rules) = inline {
+            record.ephemeral = true;
+            record.limits = rules.limited(want.limits)?;
+        }
         if let Some(source) = &source {
             record.read_only |= source.record.is_snapshot() && source.record.read_only;
         }
@@ -52,6 +61,10 @@ impl Inner {
                 pool.name()
             )));
         }
+        let _share = match inline {
+            Some(rules) => Some(self.take_share(rules, &pool, &record.id, size).await?),
+            None => None,
+        };
         match source {
             None => self.make_blank(pool, record, size).await,
             Some(source) => self.make_from(pool, record, size, &source).await,

@@ -12,6 +12,12 @@ use crate::attachments::Publication;
 use crate::index::Entry;
 use crate::local::Inner;
 
+mod rules;
+mod share;
+
+pub use rules::EphemeralRules;
+pub(crate) use share::Making;
+
 impl Inner {
     pub(crate) async fn publish_ephemeral(self: &Arc<Self>, want: EphemeralRequest) -> Result<()> {
         let id = Id::ephemeral(&want.volume.name);
@@ -34,7 +40,10 @@ impl Inner {
             }
             let entry = self.index.get(&id);
             fresh = entry.is_none();
+            let rules = &self.options.ephemeral;
             if fresh {
+                // What is there was allowed when it was made, and stays its pod's.
+                rules.vet(&want)?;
                 // Before the note of its target is touched, by which its consumer is known.
                 self.unread.rule_out(&id)?;
             }
@@ -53,7 +62,10 @@ impl Inner {
                 })
                 .await?;
             failpoint::hit("node.ephemeral.noted");
-            if let Err(e) = self.create_locked(id.clone(), &want.volume, true).await {
+            if let Err(e) = self
+                .create_locked(id.clone(), &want.volume, Some(rules))
+                .await
+            {
                 if self.index.get(&id).is_none() {
                     self.attachments.update(&id, |a| a.targets.clear()).await?;
                 }
@@ -123,3 +135,6 @@ impl Inner {
         self.remove_own_staging(&staging)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,7 @@ mod testing;
 mod throttle;
 mod unread;
 
+pub use ephemeral::EphemeralRules;
 pub use jobs::Job;
 pub use local::{Local, Options};
 pub use pools::{PoolConfig, Wipe};

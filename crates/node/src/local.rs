@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::attachments::Attachments;
 use crate::choose::rooms;
+use crate::ephemeral::{EphemeralRules, Making};
 use crate::index::{Entry, Index};
 use crate::jobs::{Job, Jobs};
 use crate::journal::{Intent, Journal};
@@ -47,6 +48,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Our own executable, which the thaw guard runs from.
     pub program: PathBuf,
+    /// What the authors of pods may ask for inline volumes.
+    pub ephemeral: EphemeralRules,
 }
 
 /// Volumes on this machine.
@@ -68,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) journal: Journal,
     pub(crate) attachments: Attachments,
     pub(crate) jobs: Arc<Jobs>,
+    /// Inline volumes that are being made.
+    pub(crate) making: Making,
     /// One wipe at a time.
     pub(crate) purging: Semaphore,
     /// Pools whose upkeep is under way.
@@ -292,7 +297,7 @@ impl Volumes for Local {
         detached!(self, |me| async move {
             let id = Id::derive(stowage_model::id::Role::Volume, &want.name);
             let _held = me.ops.begin(&id, "creation").await?;
-            me.create_locked(id, &want, false).await
+            me.create_locked(id, &want, None).await
         })
     }
 

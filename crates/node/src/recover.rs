@@ -19,6 +19,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::{Attachment, Attachments};
+use crate::ephemeral::Making;
 use crate::index::{Entry, Index};
 use crate::journal::{Intent, Journal};
 use crate::local::{Inner, Local, Options};
@@ -86,6 +87,7 @@ impl Inner {
             unread: Unread::default(),
             ops: Arc::default(),
             jobs: Arc::default(),
+            making: Making::default(),
             purging: Semaphore::new(1),
             tending: Mutex::default(),
             stopping: CancellationToken::new(),

@@ -18,6 +18,7 @@ use stowage_model::{
 };
 use stowage_pool::{Attach, Device, Leftover, Pool, Removed, Scan};
 
+use crate::ephemeral::EphemeralRules;
 use crate::index::Entry;
 use crate::local::{Local, Options};
 
@@ -33,10 +34,15 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn new() -> Self {
+        Self::with_rules(EphemeralRules::default()).await
+    }
+
+    pub(crate) async fn with_rules(ephemeral: EphemeralRules) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
             state_dir: dir.path().join("state"),
             program: PathBuf::from("/proc/self/exe"),
+            ephemeral,
         };
         let local = Local::start(options, Vec::new()).await.unwrap();
         let pool = |name: &str| {

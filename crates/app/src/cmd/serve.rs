@@ -53,6 +53,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let options = Options {
         state_dir: config.state_dir.clone(),
         program: std::env::current_exe().context("failed to find this program's own file")?,
+        ephemeral: config.ephemeral.clone(),
     };
     let local = Local::start(options, config.pool.clone()).await?;
     let stop = stop_on_signal()?;

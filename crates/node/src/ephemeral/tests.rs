@@ -1,0 +1,164 @@
+use super::*;
+use stowage_model::request::{Layout, Media, PoolKind, Provisioning, SizeRange, Source};
+use stowage_model::volumes::Volumes;
+use stowage_model::{Bytes, Limits, PoolName, Publish, VolumeRequest};
+
+use crate::testing::{Bench, wanted};
+
+fn pool(name: &str) -> PoolName {
+    PoolName::new(name).unwrap()
+}
+
+/// What the CSI door makes of an inline volume without any attribute.
+fn plain(name: &str) -> VolumeRequest {
+    VolumeRequest {
+        size: SizeRange::at_least(Bytes::mib(100)),
+        placement: Default::default(),
+        provisioning: Provisioning::Thick,
+        ..wanted(name, "a", None)
+    }
+}
+
+fn request(change: impl FnOnce(&mut VolumeRequest)) -> EphemeralRequest {
+    let mut volume = plain("csi-1");
+    change(&mut volume);
+    EphemeralRequest {
+        volume,
+        target: "/nowhere/t".into(),
+        flags: Vec::new(),
+        read_only: false,
+    }
+}
+
+fn bound(write_bps: u64) -> Limits {
+    Limits {
+        write_bps: Some(write_bps),
+        ..Limits::default()
+    }
+}
+
+#[tokio::test]
+async fn the_author_of_a_pod_has_size_file_system_pool_and_limits_and_no_more() {
+    let rules = EphemeralRules {
+        pools: Some(vec![pool("a")]),
+        limits: bound(1000),
+        ..EphemeralRules::default()
+    };
+    let bench = Bench::with_rules(rules.clone()).await;
+    let source = bench.volume("source").await;
+    let invalid = [
+        (
+            "volumeType",
+            request(|v| v.placement.kind = Some(PoolKind::File)),
+        ),
+        (
+            "mediaType",
+            request(|v| v.placement.media = Some(Media::Ssd)),
+        ),
+        ("lvmType", request(|v| v.layout = Layout::Striped)),
+        ("lvmType", request(|v| v.layout = Layout::Raid1)),
+        (
+            "provisioning",
+            request(|v| v.provisioning = Provisioning::Thin),
+        ),
+        ("mkfsOptions", request(|v| v.mkfs = vec!["-m0".into()])),
+        ("copy", request(|v| v.source = Some(Source::Volume(source)))),
+        ("block", request(|v| v.usage.block = true)),
+        ("pool b", request(|v| v.placement.pool = Some(pool("b")))),
+        ("wbps", request(|v| v.limits = bound(1001))),
+    ];
+    let refused = async |bench: &Bench, request, kind: Kind, word: &str| {
+        let e = bench.local.publish_ephemeral(request).await.unwrap_err();
+        assert_eq!(e.kind(), kind, "{word}: {e}");
+        assert!(e.message().contains(word), "{word}: {e}");
+        assert!(bench.local.inner.attachments.all().is_empty(), "{word}");
+    };
+    for (word, request) in invalid {
+        refused(&bench, request, Kind::Invalid, word).await;
+    }
+    let large = request(|v| v.size = SizeRange::at_least(Bytes::gib(65)));
+    refused(&bench, large, Kind::OutOfRange, "max-size").await;
+    assert_eq!(bench.local.volumes().await.unwrap().len(), 1);
+    let off = EphemeralRules {
+        enabled: false,
+        ..rules
+    };
+    let bench = Bench::with_rules(off).await;
+    refused(&bench, request(|_| {}), Kind::Precondition, "switched off").await;
+}
+
+#[tokio::test]
+async fn inline_volumes_lie_in_their_pools_with_the_limits_of_the_node() {
+    let rules = EphemeralRules {
+        pools: Some(vec![pool("b")]),
+        limits: bound(1000),
+        ..EphemeralRules::default()
+    };
+    let bench = Bench::with_rules(rules.clone()).await;
+    let make = async |volume: &VolumeRequest| {
+        let id = Id::ephemeral(&volume.name);
+        let inner = &bench.local.inner;
+        inner.create_locked(id, volume, Some(&rules)).await
+    };
+    let made = make(&plain("csi-1")).await.unwrap();
+    assert_eq!(made.pool, pool("b"));
+    assert_eq!(made.record.limits, bound(1000));
+    let lower = VolumeRequest {
+        limits: Limits {
+            read_iops: Some(7),
+            ..bound(9)
+        },
+        ..plain("csi-2")
+    };
+    assert_eq!(make(&lower).await.unwrap().record.limits, lower.limits);
+    // Asked for again, as by a kubelet that was restarted, it is the same one, whatever the rules
+    // have become.
+    let other = EphemeralRules::default();
+    let inner = &bench.local.inner;
+    let again = inner.create_locked(Id::ephemeral(&lower.name), &lower, Some(&other));
+    assert_eq!(again.await.unwrap().record.limits, lower.limits);
+    let elsewhere = VolumeRequest {
+        placement: wanted("x", "a", None).placement,
+        ..plain("csi-3")
+    };
+    let e = make(&elsewhere).await.unwrap_err();
+    assert!(e.message().contains("only in the pool(s) b"), "{e}");
+}
+
+/// Pools of 1 GiB here: 256 MiB are for inline volumes, two of 100 MiB.
+#[tokio::test]
+async fn inline_volumes_take_their_share_of_a_pool_and_no_more() {
+    let rules = EphemeralRules::default();
+    let bench = Bench::new().await;
+    let make = |name: &str, place: &str| {
+        let volume = VolumeRequest {
+            placement: match place {
+                "" => Default::default(),
+                pool => wanted("x", pool, None).placement,
+            },
+            ..plain(name)
+        };
+        let (inner, rules) = (Arc::clone(&bench.local.inner), rules.clone());
+        async move {
+            let id = Id::ephemeral(&volume.name);
+            inner.create_locked(id, &volume, Some(&rules)).await
+        }
+    };
+    // All at once: each must count those that are being made.
+    let made = futures::future::join_all((0..5).map(|n| make(&format!("csi-{n}"), "a"))).await;
+    let (made, refused): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
+    assert_eq!((made.len(), refused.len()), (2, 3));
+    for e in refused.into_iter().filter_map(Result::err) {
+        assert_eq!(e.kind(), Kind::Full, "{e}");
+        assert!(e.message().contains("max-share"), "{e}");
+    }
+    // What is lasting takes none of it, and another pool has a share of its own.
+    bench.volume("lasting").await;
+    for name in ["csi-7", "csi-8"] {
+        assert_eq!(make(name, "").await.unwrap().pool, pool("b"));
+    }
+    assert_eq!(make("csi-9", "").await.unwrap_err().kind(), Kind::Full);
+    let gone = made.into_iter().find_map(Result::ok).unwrap().record.id;
+    bench.local.inner.remove_locked(&gone).await.unwrap();
+    assert_eq!(make("csi-9", "").await.unwrap().pool, pool("a"));
+}
