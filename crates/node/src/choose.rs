@@ -39,7 +39,9 @@ pub(crate) async fn answer<T>(pool: &Arc<dyn Pool>, look: impl Future<Output = T
 }
 
 impl Inner {
-    /// The pools that a placement and a layout allow.
+    /// The pools that a placement and a layout allow. One that could not be read is among them
+    /// whatever its medium seems to be (a mount point without its file system lies on another
+    /// disk): a volume made there by the same request may be in it.
     pub(crate) async fn allowed(
         &self,
         placement: &Placement,
@@ -57,10 +59,13 @@ impl Inner {
             return allowed;
         };
         let looked = join_all(allowed.iter().map(|pool| answer(pool, pool.status()))).await;
-        let on_it = |status: Option<Result<PoolStatus>>| matches!(status, Some(Ok(status)) if status.media == Some(media));
+        let medium = |status: &Option<Result<PoolStatus>>| status.as_ref()?.as_ref().ok()?.media;
         let found = allowed.into_iter().zip(looked);
         found
-            .filter_map(|(pool, status)| on_it(status).then_some(pool))
+            .filter(|(pool, status)| {
+                self.unread.is_unread(pool.name()) || medium(status) == Some(media)
+            })
+            .map(|(pool, _)| pool)
             .collect()
     }
 

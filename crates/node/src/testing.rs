@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use stowage_host::Progress;
 use stowage_model::request::{
-    Layout, Placement, Provisioning, SizeRange, SnapshotRequest, Source, Usage,
+    Layout, Media, Placement, Provisioning, SizeRange, SnapshotRequest, Source, Usage,
 };
 use stowage_model::volumes::{Capacity, Finding, PoolStatus, Volumes};
 use stowage_model::{
@@ -125,6 +125,8 @@ pub(crate) struct Files {
     pub(crate) busy: Mutex<BTreeSet<Id>>,
     /// How many more times a record cannot be written.
     pub(crate) refusals: AtomicU32,
+    /// What its files lie on.
+    pub(crate) media: Mutex<Option<Media>>,
     /// Whether looks at it never end, as on a disk that hangs.
     pub(crate) hangs: AtomicBool,
 }
@@ -138,6 +140,7 @@ impl Files {
             written: Mutex::default(),
             busy: Mutex::default(),
             refusals: AtomicU32::new(0),
+            media: Mutex::default(),
             hangs: AtomicBool::new(false),
         }
     }
@@ -205,7 +208,7 @@ impl Pool for Files {
             name: self.name.clone(),
             kind: PoolKind::File,
             location: self.dir.display().to_string(),
-            media: None,
+            media: *self.media.lock().unwrap(),
             total: Bytes::gib(1),
             free: Bytes::gib(1),
             largest: Bytes::gib(1),

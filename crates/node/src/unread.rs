@@ -75,6 +75,11 @@ impl Unread {
         gaps.pools.insert(pool.clone(), Away { why, pause, due });
     }
 
+    /// Whether this pool could not be read.
+    pub(crate) fn is_unread(&self, pool: &PoolName) -> bool {
+        self.read().pools.contains_key(pool)
+    }
+
     /// Whether this pool could not be read and is to be tried again now.
     pub(crate) fn is_due(&self, pool: &PoolName) -> bool {
         let away = |away: &Away| away.due <= Instant::now();

@@ -1,8 +1,9 @@
 use super::*;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use stowage_model::request::{Media, Placement};
 use stowage_model::volumes::Volumes;
-use stowage_model::{FsType, LimitsChange};
+use stowage_model::{FsType, LimitsChange, PoolName};
 
 use crate::testing::{Bench, wanted};
 
@@ -46,6 +47,31 @@ async fn a_pool_that_hangs_holds_up_no_volume_that_another_can_take() {
     bench.b.hangs.store(true, Ordering::SeqCst);
     let nowhere = bench.local.create(anywhere("third")).await.unwrap_err();
     assert_eq!(nowhere.kind(), Kind::Full, "{nowhere}");
+}
+
+#[tokio::test]
+async fn a_pool_that_could_not_be_read_counts_whatever_medium_is_asked_for() {
+    let bench = Bench::new().await;
+    let on_ssd = |name: &str| VolumeRequest {
+        placement: Placement {
+            media: Some(Media::Ssd),
+            ..Placement::default()
+        },
+        ..wanted(name, "a", None)
+    };
+    *bench.a.media.lock().unwrap() = Some(Media::Ssd);
+    let gone = PoolName::new("b").unwrap();
+    bench.local.inner.unread.pool(&gone, "unplugged".into());
+    // Its mount point, without its file system, lies on another disk.
+    for seems in [None, Some(Media::Hdd)] {
+        *bench.b.media.lock().unwrap() = seems;
+        let refused = bench.local.create(on_ssd("v")).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Precondition, "{refused}");
+        assert!(refused.message().contains("the pool b"), "{refused}");
+    }
+    bench.local.inner.unread.is_read(&gone);
+    let made = bench.local.create(on_ssd("v")).await.unwrap();
+    assert_eq!(made.pool.as_str(), "a");
 }
 
 #[tokio::test]
