@@ -92,6 +92,78 @@ fn a_stop_does_not_wait_for_a_copy_that_a_csi_call_waits_for() {
     rig.assert_clean();
 }
 
+#[test]
+fn six_hundred_copies_that_wait_hold_up_no_mount_and_end_when_deleted() {
+    let mut rig = Rig::stopped(Storage::file(FsKind::Xfs));
+    let Storage::File(fs) = &rig.storage else {
+        unreachable!("made so")
+    };
+    let second = format!(
+        "overprovision = 90.0\n[[pool]]\nname = \"q\"\nkind = \"file\"\npath = \"{}\"\n\
+         overprovision = 90.0\n",
+        fs.path().join("q").display()
+    );
+    configure(&rig, "overprovision = 4.0\n", &second);
+    rig.start();
+    let csi = Csi::new(&rig);
+    let thin = |name: &str, pool: &str| CreateVolumeRequest {
+        name: name.to_owned(),
+        capacity_range: Some(range(1 << 30, 0)),
+        volume_capabilities: vec![block(Mode::SingleNodeWriter)],
+        parameters: map(&[("pool", pool), ("provisioning", "thin")]),
+        ..Default::default()
+    };
+    let source = csi.create_volume(thin("source", "p")).expect("a volume");
+    let other = csi.made("other");
+    // A connection carries 200 calls at a time.
+    let callers: Vec<Csi> = (0..4).map(|_| Csi::new(&rig)).collect();
+    let ids = || -> Vec<String> {
+        let listed = rig.ok(&["volume", "list"]);
+        let copies = listed.as_array().into_iter().flatten();
+        let copies = copies.filter(|v| v["pool"] == json!("q"));
+        copies
+            .map(|v| v["id"].as_str().expect("an id").to_owned())
+            .collect()
+    };
+    std::thread::scope(|scope| {
+        for n in 0..600 {
+            let copy = CreateVolumeRequest {
+                volume_content_source: from_volume(&source.volume_id),
+                ..thin(&format!("copy-{n}"), "q")
+            };
+            let caller = &callers[n % callers.len()];
+            // Given up by the caller, and no less under way.
+            scope.spawn(move || caller.within(Duration::from_secs(2)).create_volume(copy));
+        }
+    });
+    wait_for("600 copies", || ids().len() == 600);
+    let waiting = || rig.ok(&["jobs"]).as_array().map_or(0, Vec::len);
+    assert!(waiting() > 300, "{} copies wait", waiting());
+    let (staging, target) = (rig.path("stage"), rig.path("target"));
+    std::fs::create_dir(&staging).expect("a directory");
+    let mount = || support::calls::mount("ext4", Mode::SingleNodeWriter);
+    let begun = Instant::now();
+    csi.stage(&other.volume_id, &staging, mount());
+    csi.publish(&other.volume_id, &staging, &target, mount());
+    csi.unpublish(&other.volume_id, &target)
+        .expect("unpublished");
+    csi.unstage(&other.volume_id, &staging).expect("unstaged");
+    let took = begun.elapsed();
+    assert!(waiting() > 300, "{} copies wait", waiting());
+    std::thread::scope(|scope| {
+        for (n, id) in ids().into_iter().enumerate() {
+            let caller = &callers[n % callers.len()];
+            scope.spawn(move || caller.delete(&id).expect("deleted"));
+        }
+    });
+    assert_eq!(ids().len(), 0);
+    for id in [&source.volume_id, &other.volume_id] {
+        csi.delete(id).expect("deleted");
+    }
+    assert!(took < Duration::from_secs(5), "mounted in {took:?}");
+    rig.assert_clean();
+}
+
 /// The status line and the body of an answer.
 fn http(port: u16, path: &str) -> (String, String) {
     use std::io::{Read, Write};

@@ -18,7 +18,8 @@
 //! The rooms `mountinfo`, `options` and `holders` are seen through [`mount`], `wipe` through
 //! [`device`], `usage` through [`filesystem`], `copy` through [`reflink`].
 //!
-//! Most functions block: call those that reach a disk through [`blocking()`] from async code.
+//! Most functions block: call those that reach a disk through [`blocking()`] from async code, and
+//! those that go over a whole device through [`on_own_thread`].
 
 pub mod blocking;
 pub mod cgroup;
@@ -51,7 +52,7 @@ pub use command::fake;
 #[cfg(test)]
 mod testing;
 
-pub use blocking::blocking;
+pub use blocking::{blocking, on_own_thread};
 pub use command::{Cmd, CmdError, Output, Runner, System};
 pub use devno::Devno;
 pub use error::FsError;

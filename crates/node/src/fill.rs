@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use stowage_host::{Progress, blocking, failpoint, reflink};
+use stowage_host::{Progress, failpoint, on_own_thread, reflink};
 use stowage_model::error::Context;
 use stowage_model::record::Content;
 use stowage_model::request::SnapshotGrowth;
@@ -12,6 +12,7 @@ use stowage_model::{Bytes, Error, Id, PoolKind, Record, Result};
 use stowage_pool::{Attach, Device};
 
 use crate::index::Entry;
+use crate::jobs::Way;
 use crate::local::Inner;
 
 impl Inner {
@@ -64,17 +65,41 @@ impl Inner {
             new.record.id.to_string(),
             Some(source.record.id.clone()),
         );
-        let (content, fs_bytes) = if source.record.is_snapshot() {
-            self.copy(&source, new, &job.progress).await?;
-            (source.record.content, source.record.fs_bytes)
+        let way = Way::Copy {
+            from: source.pool.name().clone(),
+            to: new.pool.name().clone(),
+        };
+        // Before the source is held or cut: that may take long.
+        let Some(_turn) = job.turn(&way).await else {
+            return Err(self.ended(new));
+        };
+        let copied = if source.record.is_snapshot() {
+            let facts = (source.record.content, source.record.fs_bytes);
+            let copied = self.copy(&source, new, &job.progress).await;
+            copied.map(|()| facts)
         } else {
-            self.copy_live(&source, new, &job.progress).await?
+            self.copy_live(&source, new, &job.progress).await
+        };
+        let (content, fs_bytes) = match copied {
+            Err(e) if job.is_stopped() => return Err(self.ended(new).caused_by(e)),
+            copied => copied?,
         };
         failpoint::hit("node.fill.copied");
         let mut filled = new.clone();
         filled.record.content = content.copied();
         filled.record.fs_bytes = fs_bytes;
         self.save(&filled).await
+    }
+
+    /// Why a copy that was told to stop did.
+    fn ended(&self, new: &Entry) -> Error {
+        let title = new.title();
+        match self.stopping.is_cancelled() {
+            true => Error::pending(format!(
+                "the daemon stops before {title} is filled; ask again"
+            )),
+            false => Error::precondition(format!("{title} was deleted while it was being filled")),
+        }
     }
 
     /// Copy a volume that may be in use: through a passing snapshot, or, where its pool cannot
@@ -175,7 +200,7 @@ async fn copy_bytes(
     let sparse = kind == PoolKind::Thin || kind == PoolKind::File;
     let (from, to) = (source.path.clone(), target.path.clone());
     let (id, progress) = (record.id.clone(), Arc::clone(progress));
-    blocking(move || reflink::copy_device(&from, &to, length.0, sparse, &progress))
+    on_own_thread(move || reflink::copy_device(&from, &to, length.0, sparse, &progress))
         .await
         .or_internal(|| format!("failed to copy into {id}"))
 }

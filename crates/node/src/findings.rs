@@ -148,8 +148,7 @@ impl Inner {
 
     /// Whether a volume is being filled right now.
     pub(crate) fn filling(&self, entry: &Entry) -> bool {
-        let id = entry.record.id.to_string();
-        self.jobs.list().iter().any(|job| job.subject == id)
+        self.jobs.fills(&entry.record.id)
     }
 }
 

@@ -23,7 +23,7 @@ use stowage_model::{
     publish::Stats,
 };
 use stowage_pool::Pool;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::Attachments;
@@ -35,6 +35,7 @@ use crate::journal::{Intent, Journal};
 use crate::ops::Ops;
 use crate::pools::PoolConfig;
 use crate::snapshot::snapshot_of;
+use crate::tend::Chore;
 use crate::unread::Unread;
 
 /// How long a record changed in use may wait before it is carried into its pool: long enough for
@@ -73,10 +74,8 @@ pub(crate) struct Inner {
     pub(crate) jobs: Arc<Jobs>,
     /// Inline volumes that are being made.
     pub(crate) making: Making,
-    /// One wipe at a time.
-    pub(crate) purging: Semaphore,
-    /// Pools whose upkeep is under way.
-    pub(crate) tending: Mutex<BTreeSet<PoolName>>,
+    /// Upkeep that is under way.
+    pub(crate) chores: Mutex<BTreeSet<(Chore, PoolName)>>,
     pub(crate) stopping: CancellationToken,
     /// What reading the pools, and work on what they hold, found.
     pub(crate) found: RwLock<BTreeMap<PoolName, Vec<Finding>>>,

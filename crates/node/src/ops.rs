@@ -55,6 +55,14 @@ impl Ops {
         self.begin_within(id, what, PATIENCE).await
     }
 
+    /// As [`Ops::begin`], without waiting.
+    ///
+    /// # Errors
+    /// As [`Ops::begin`].
+    pub(crate) async fn begin_now(self: &Arc<Self>, id: &Id, what: &'static str) -> Result<Guard> {
+        self.begin_within(id, what, Duration::ZERO).await
+    }
+
     /// As [`Ops::begin`], however long what is going on takes.
     pub(crate) async fn begin_patiently(self: &Arc<Self>, id: &Id, what: &'static str) -> Guard {
         loop {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use stowage_host::cgroup::Hierarchy;
 use stowage_host::lock::DaemonLock;
 use stowage_host::{System, freeze};
@@ -15,7 +16,7 @@ use stowage_model::error::Context;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Error, Id, Record, Result};
 use stowage_pool::{Defect, Pool, Removed, Scan};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::{Attachment, Attachments};
@@ -23,11 +24,18 @@ use crate::ephemeral::Making;
 use crate::index::{Entry, Index};
 use crate::journal::{Intent, Journal};
 use crate::local::{Inner, Local, Options};
+use crate::ops::Guard;
 use crate::pools::{self, PoolConfig};
 use crate::unread::Unread;
 
 /// How long to wait for a previous daemon, or the commands it left running when it was killed.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// How long a start waits for volumes in use to be let go: no disk that works needs as long.
+const RELEASE: Duration = Duration::from_secs(1);
+
+/// How many of them are let go at a time.
+const RELEASES: usize = 16;
 
 impl Local {
     /// Start the node: open the pools, recover, and begin upkeep.
@@ -88,8 +96,7 @@ impl Inner {
             ops: Arc::default(),
             jobs: Arc::default(),
             making: Making::default(),
-            purging: Semaphore::new(1),
-            tending: Mutex::default(),
+            chores: Mutex::default(),
             stopping: CancellationToken::new(),
             found: RwLock::default(),
             upkeep: RwLock::default(),
@@ -209,19 +216,42 @@ impl Inner {
         if let Err(e) = pool.resume(&records).await {
             tracing::error!(pool = %pool.name(), error = %e.chain(), "devices not resumed");
         }
+        let mut in_use = Vec::new();
         for item in scan.found {
             let entry = Entry::new(item.record, item.size, Arc::clone(pool));
             let id = entry.record.id.clone();
             // While we serve, one of its name may be in the making in another pool.
-            let _held = self.ops.begin_patiently(&id, "reading").await;
-            self.thaw(&entry).await;
+            let held = self.ops.begin_patiently(&id, "reading").await;
+            if !self.attachments.get(&id).is_empty() {
+                in_use.push((entry.clone(), held));
+            }
             if let Err(e) = self.settle(entry, &intents).await {
                 whole = false;
                 self.unfinished(pool, &id, &e);
             }
-            self.limits_again(&id).await;
         }
+        self.release_all(in_use).await;
         Ok(whole)
+    }
+
+    /// Let go what a kill left held of volumes in use, and set their limits again. Each stays held
+    /// until that is done; of those whose disk hangs that is not waited for.
+    async fn release_all(self: &Arc<Self>, in_use: Vec<(Entry, Guard)>) {
+        let (me, (done, all_done)) = (Arc::clone(self), tokio::sync::oneshot::channel());
+        self.ops.background(async move {
+            let me = &me;
+            let each = stream::iter(in_use);
+            let each = each.for_each_concurrent(RELEASES, async |(entry, _held)| {
+                me.thaw(&entry).await;
+                me.limits_again(&entry.record.id).await;
+            });
+            each.await;
+            // Nobody listens once the patience is over.
+            let _ = done.send(());
+        });
+        if tokio::time::timeout(RELEASE, all_done).await.is_err() {
+            tracing::warn!("volumes in use do not answer and are left to the background");
+        }
     }
 
     /// Tell of something that a kill cut off and that could not be ended at this start.
@@ -389,7 +419,7 @@ impl Inner {
         let Ok(Some(path)) = self.seen_mounted(entry).await else {
             return;
         };
-        stowage_host::blocking(move || {
+        stowage_host::on_own_thread(move || {
             if let Ok(true) = freeze::thaw(&path) {
                 tracing::warn!(path = %path.display(), "thawed a file system left frozen");
             }

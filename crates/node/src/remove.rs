@@ -1,7 +1,6 @@
 //! Removing volumes: gone at once as volumes, wiped in the background.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stowage_host::failpoint;
@@ -10,7 +9,7 @@ use stowage_model::{Error, Id, Kind, Result};
 use stowage_pool::{Leftover, Pool, Removed};
 
 use crate::index::Entry;
-use crate::jobs::JobGuard;
+use crate::jobs::{JobGuard, Way};
 use crate::local::Inner;
 
 /// How long to wait before trying a failed wipe again.
@@ -18,6 +17,9 @@ const RETRY: Duration = Duration::from_secs(30);
 
 impl Inner {
     pub(crate) async fn remove_volume(self: &Arc<Self>, id: &Id) -> Result<()> {
+        // A copy into it is for nothing now; one that does not end in time is told so again by the
+        // next call.
+        let _doom = self.jobs.doom(id);
         let _held = self.ops.begin(id, "deletion").await?;
         self.remove_locked(id).await
     }
@@ -75,17 +77,17 @@ impl Inner {
     }
 
     async fn purge(self: &Arc<Self>, pool: &Arc<dyn Pool>, leftover: &Leftover, job: &JobGuard) {
+        let way = Way::Wipe(pool.name().clone());
         loop {
-            // One wipe at a time: they only steal bandwidth from each other and from consumers. One
-            // that failed waits for its next try without keeping others from theirs.
+            // One that failed waits for its next try without keeping others from theirs.
             let wiped = {
-                let Ok(_turn) = self.purging.acquire().await else {
+                let Some(_turn) = job.turn(&way).await else {
                     return;
                 };
                 pool.purge(leftover, &job.progress).await
             };
             let Err(e) = wiped else { return };
-            if job.progress.stop.load(Ordering::Relaxed) {
+            if job.is_stopped() {
                 return;
             }
             if e.kind() == Kind::Precondition {

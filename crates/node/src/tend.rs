@@ -16,6 +16,13 @@ use crate::local::Inner;
 /// rest of its store.
 const PERIOD: Duration = Duration::from_secs(3);
 
+/// Upkeep of one pool that may hang with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Chore {
+    Tend,
+    Limit,
+}
+
 impl Inner {
     pub(crate) fn begin_upkeep(self: &Arc<Self>) {
         let me = Arc::clone(self);
@@ -26,29 +33,54 @@ impl Inner {
                     () = me.stopping.cancelled() => return,
                 }
                 me.tend_all();
-                me.late_limits().await;
+                me.limit_all();
             }
         });
     }
 
     /// Each pool for itself: a command that hangs in one must not keep the stores of another from
-    /// growing. One that is still at it is left out this time.
+    /// growing.
     pub(crate) fn tend_all(self: &Arc<Self>) {
         for pool in self.pools() {
-            if !self.tending().insert(pool.name().clone()) {
-                continue;
-            }
             let me = Arc::clone(self);
-            self.ops.background(async move {
+            self.chore(Chore::Tend, pool.name().clone(), async move {
                 me.read_again(&pool).await;
                 me.tend(&pool).await;
-                me.tending().remove(pool.name());
             });
         }
     }
 
-    fn tending(&self) -> MutexGuard<'_, BTreeSet<PoolName>> {
-        self.tending.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Each pool for itself, and beside its upkeep: a consumer is not to wait for its limits
+    /// because a disk that is not its own hangs.
+    fn limit_all(self: &Arc<Self>) {
+        for pool in self.pools() {
+            let (me, name) = (Arc::clone(self), pool.name().clone());
+            self.chore(Chore::Limit, name.clone(), async move {
+                me.late_limits(&name).await;
+            });
+        }
+    }
+
+    /// Do a chore in the background, unless the last one of its kind is still at it.
+    fn chore(
+        self: &Arc<Self>,
+        what: Chore,
+        pool: PoolName,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let key = (what, pool);
+        if !self.chores().insert(key.clone()) {
+            return;
+        }
+        let me = Arc::clone(self);
+        self.ops.background(async move {
+            work.await;
+            me.chores().remove(&key);
+        });
+    }
+
+    fn chores(&self) -> MutexGuard<'_, BTreeSet<(Chore, PoolName)>> {
+        self.chores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn tend(&self, pool: &Arc<dyn Pool>) {

@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use stowage_host::Progress;
+use stowage_host::cgroup::Hierarchy;
+use stowage_host::lock::DaemonLock;
 use stowage_model::request::{
     Layout, Media, Placement, Provisioning, SizeRange, SnapshotRequest, Source, Usage,
 };
@@ -16,11 +19,11 @@ use stowage_model::volumes::{Capacity, Finding, PoolStatus, Volumes};
 use stowage_model::{
     Bytes, Error, FsType, Id, Limits, Name, PoolKind, PoolName, Record, Result, VolumeRequest,
 };
-use stowage_pool::{Attach, Device, Leftover, Pool, Removed, Scan};
+use stowage_pool::{Attach, Device, Found, Leftover, Pool, Removed, Scan};
 
 use crate::ephemeral::EphemeralRules;
 use crate::index::Entry;
-use crate::local::{Local, Options};
+use crate::local::{Inner, Local, Options};
 
 const SIZE: Bytes = Bytes::mib(16);
 
@@ -29,6 +32,8 @@ pub(crate) struct Bench {
     pub(crate) local: Local,
     pub(crate) a: Arc<Files>,
     pub(crate) b: Arc<Files>,
+    /// The root of an empty tree of control groups, as a directory.
+    pub(crate) cgroups: PathBuf,
     _dir: tempfile::TempDir,
 }
 
@@ -44,7 +49,15 @@ impl Bench {
             program: PathBuf::from("/proc/self/exe"),
             ephemeral,
         };
-        let local = Local::start(options, Vec::new()).await.unwrap();
+        std::fs::create_dir(&options.state_dir).unwrap();
+        let lock = options.state_dir.join("lock");
+        let lock = DaemonLock::acquire(&lock, Duration::ZERO).unwrap();
+        let mut inner = Inner::new(options, lock).unwrap();
+        let cgroups = dir.path().join("cgroup");
+        std::fs::create_dir(&cgroups).unwrap();
+        std::fs::write(cgroups.join("cgroup.controllers"), "io").unwrap();
+        inner.cgroups = Some(Hierarchy::detect_at(&cgroups).unwrap());
+        let local = Local::begin(Arc::new(inner), Vec::new()).await.unwrap();
         let pool = |name: &str| {
             let at = dir.path().join(name);
             std::fs::create_dir(&at).unwrap();
@@ -58,6 +71,7 @@ impl Bench {
             local,
             a,
             b,
+            cgroups,
             _dir: dir,
         }
     }
@@ -129,6 +143,10 @@ pub(crate) struct Files {
     pub(crate) media: Mutex<Option<Media>>,
     /// Whether looks at it never end, as on a disk that hangs.
     pub(crate) hangs: AtomicBool,
+    /// Whether wipes never end.
+    pub(crate) wipes_hang: AtomicBool,
+    /// What was wiped.
+    pub(crate) wiped: Mutex<Vec<String>>,
 }
 
 impl Files {
@@ -142,6 +160,8 @@ impl Files {
             refusals: AtomicU32::new(0),
             media: Mutex::default(),
             hangs: AtomicBool::new(false),
+            wipes_hang: AtomicBool::new(false),
+            wiped: Mutex::default(),
         }
     }
 
@@ -222,7 +242,15 @@ impl Pool for Files {
     }
 
     async fn scan(&self) -> Result<Scan> {
-        Ok(Scan::default())
+        let written = self.written.lock().unwrap();
+        let found = |record: &Record| Found {
+            record: record.clone(),
+            size: SIZE,
+        };
+        Ok(Scan {
+            found: written.values().map(found).collect(),
+            ..Scan::default()
+        })
     }
 
     async fn create(&self, record: &Record, size: Bytes) -> Result<Bytes> {
@@ -263,10 +291,17 @@ impl Pool for Files {
     async fn remove(&self, record: &Record) -> Result<Removed> {
         let _ = std::fs::remove_file(self.file(&record.id));
         self.written.lock().unwrap().remove(&record.id);
-        Ok(Removed::Gone)
+        Ok(Removed::ToPurge(Leftover {
+            handle: record.id.to_string(),
+            size: SIZE,
+        }))
     }
 
-    async fn purge(&self, _leftover: &Leftover, _progress: &Arc<Progress>) -> Result<()> {
+    async fn purge(&self, leftover: &Leftover, _progress: &Arc<Progress>) -> Result<()> {
+        if self.wipes_hang.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        self.wiped.lock().unwrap().push(leftover.handle.clone());
         Ok(())
     }
 
@@ -276,6 +311,9 @@ impl Pool for Files {
     }
 
     async fn attached(&self, record: &Record) -> Result<Option<Device>> {
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let attached = self.attached.lock().unwrap().contains(&record.id);
         Ok(attached.then(|| Device::new(self.file(&record.id), SIZE)))
     }

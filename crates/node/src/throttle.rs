@@ -2,14 +2,15 @@
 //! for itself, since that is what the kernel can bound.
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use stowage_host::Devno;
 use stowage_host::cgroup::{Hierarchy, IoLimits};
 use stowage_host::{blocking, device};
 use stowage_model::error::Context;
-use stowage_model::{Error, Id, Limits, Result};
+use stowage_model::{Error, Id, Limits, PoolName, Result};
 
-use crate::attachments::Publication;
+use crate::attachments::{Attachment, Publication};
 use crate::index::Entry;
 use crate::local::Inner;
 
@@ -115,42 +116,56 @@ impl Inner {
         }
     }
 
-    /// Limits for consumers whose cgroup appeared after they were published.
-    pub(crate) async fn late_limits(&self) {
+    /// Limits for consumers of a pool's volumes whose cgroup appeared after they were published.
+    pub(crate) async fn late_limits(self: &Arc<Self>, pool: &PoolName) {
+        let late = |attachment: &Attachment| {
+            let mut targets = attachment.targets.values();
+            targets.any(|publication| publication.cgroup.is_none())
+        };
         for (id, attachment) in self.attachments.all() {
             // To look for a pod is to walk all of them; who has no limits needs none found.
-            let limited = |entry: Entry| !entry.record.limits.is_unlimited();
-            if !self.index.get(&id).is_some_and(limited) {
+            let limited = |entry: &Entry| !entry.record.limits.is_unlimited();
+            let entry = self.index.get(&id).filter(limited);
+            if !late(&attachment) || entry.is_none_or(|entry| entry.pool.name() != pool) {
                 continue;
             }
-            for (target, publication) in &attachment.targets {
-                if publication.cgroup.is_some() {
-                    continue;
-                }
-                let Some(cgroup) = self.consumer_of(target) else {
-                    continue;
-                };
-                let Ok(_held) = self.ops.begin(&id, "limiting").await else {
-                    continue;
-                };
-                let Some(entry) = self.index.get(&id) else {
-                    continue;
-                };
-                let found = Publication {
-                    cgroup: Some(cgroup),
-                    ..publication.clone()
-                };
-                let (at, known) = (target.clone(), found.clone());
-                let noted = self.attachments.update(&id, move |a| {
-                    if let Some(publication) = a.targets.get_mut(&at) {
-                        *publication = known;
-                    }
-                });
-                let noted = noted.await;
-                if let Err(e) = noted.and(self.throttle(&entry, &found).await) {
-                    tracing::warn!(volume.id = %id, error = %e.chain(), "limits not set");
+            for (target, publication) in attachment.targets {
+                if publication.cgroup.is_none()
+                    && let Some(cgroup) = self.consumer_of(&target)
+                {
+                    self.limit_late(&id, target, publication, cgroup).await;
                 }
             }
+        }
+    }
+
+    /// Note a consumer's cgroup and put the limits on it. One that is worked upon now is left to
+    /// the next time.
+    async fn limit_late(
+        self: &Arc<Self>,
+        id: &Id,
+        target: PathBuf,
+        publication: Publication,
+        cgroup: PathBuf,
+    ) {
+        let Ok(_held) = self.ops.begin_now(id, "limiting").await else {
+            return;
+        };
+        let Some(entry) = self.index.get(id) else {
+            return;
+        };
+        let found = Publication {
+            cgroup: Some(cgroup),
+            ..publication
+        };
+        let known = found.clone();
+        let noted = self.attachments.update(id, move |a| {
+            if let Some(publication) = a.targets.get_mut(&target) {
+                *publication = known;
+            }
+        });
+        if let Err(e) = noted.await.and(self.throttle(&entry, &found).await) {
+            tracing::warn!(volume.id = %id, error = %e.chain(), "limits not set");
         }
     }
 

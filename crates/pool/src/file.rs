@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use stowage_host::{Progress, blocking};
+use stowage_host::{Progress, blocking, on_own_thread};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus, Severity, Trouble};
 use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
@@ -208,8 +208,9 @@ impl Pool for FilePool {
     }
 
     async fn purge(&self, leftover: &Leftover, _progress: &Arc<Progress>) -> Result<()> {
-        let leftover = leftover.clone();
-        self.run(move |shared| shared.purge(&leftover)).await
+        // Unlinking a large file takes the file system a while.
+        let (shared, leftover) = (Arc::clone(&self.shared), leftover.clone());
+        on_own_thread(move || shared.purge(&leftover)).await
     }
 
     async fn attach(&self, record: &Record, how: Attach) -> Result<Device> {
