@@ -2,10 +2,14 @@
 
 mod support;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
 use stowage_csi::proto::{
     CreateVolumeGroupSnapshotRequest, CreateVolumeRequest, DeleteVolumeGroupSnapshotRequest,
 };
-use support::calls::{Code, Csi, inline, map, refused, volume};
+use support::calls::{Code, Csi, from_snapshot, inline, map, refused, volume};
 use support::uses as on;
 use support::{Rig, STOWAGE, Storage, output, tool};
 
@@ -230,12 +234,116 @@ fn a_full_pool_refuses_and_makes_nothing() {
     }
 }
 
+/// What a snapshot that is read in place lies on.
+fn device_of_snapshot(rig: &Rig) -> PathBuf {
+    let Storage::Lvm { vg, .. } = &rig.storage else {
+        unreachable!("only thick snapshots are read in place")
+    };
+    let id = id_of_snapshot(rig);
+    tool(
+        "lvchange",
+        &["-y", "-q", "-ay", &format!("{vg}/stowage-{id}")],
+    );
+    format!("/dev/{vg}/stowage-{id}").into()
+}
+
+/// The only one there is.
+fn id_of_snapshot(rig: &Rig) -> String {
+    let id = rig.ok(&["snapshot", "list"])[0]["id"].clone();
+    id.as_str().expect("an id").to_owned()
+}
+
+/// Two at once, with the volume itself in use and its log not empty.
+#[test]
+fn readers_show_one_moment_and_change_nothing_of_their_snapshot() {
+    let rig = thick();
+    for fs in ["ext4", "xfs"] {
+        on::create(&rig, "v", fs, on::small(fs));
+        let m = on::mount(&rig, "v", "m");
+        let writer = on::Writer::new(&m.join("a"), &m.join("b"));
+        let before = writer.done();
+        rig.ok(&["snapshot", "create", "v", "s", "--read-only"]);
+        let after = writer.begun();
+        writer.await_more(2);
+        writer.end();
+        let device = device_of_snapshot(&rig);
+        let digest = on::digest(&device);
+        for n in ["1", "2"] {
+            on::restore(&rig, "s", &format!("r{n}"));
+            let r = on::mount(&rig, &format!("r{n}"), &format!("m{n}"));
+            let (a, b) = (on::records(&r.join("a")), on::records(&r.join("b")));
+            assert!(b >= before && a <= after && a - b <= 1, "{a} {b}");
+            File::create(r.join("c")).expect_err("read-only");
+        }
+        let file = File::options().write(true).open(&device);
+        let written = file.and_then(|file| file.write_all_at(b"changed", 4096));
+        written.expect_err("the device takes no writes");
+        for n in ["1", "2"] {
+            on::unmount(&rig, &format!("m{n}"));
+        }
+        assert_eq!(
+            on::digest(&device),
+            digest,
+            "{fs}: the snapshot was changed"
+        );
+        on::delete(&rig, &["r1", "r2"]);
+        rig.ok(&["snapshot", "delete", "s"]);
+        on::unmount(&rig, "m");
+        on::delete(&rig, &["v"]);
+        // The store of the snapshot was wiped, through the device that took no writes.
+        rig.assert_clean();
+    }
+}
+
+#[test]
+fn what_cannot_be_read_in_place_is_refused_when_it_is_made() {
+    let rig = thick();
+    let refuses = |of: &str, words: &[&str]| {
+        rig.ok(&["snapshot", "create", of, "s", "--read-only"]);
+        rig.run(&["snapshot", "restore", "s", "r"])
+            .fails_with(words);
+        let request = CreateVolumeRequest {
+            volume_content_source: from_snapshot(&id_of_snapshot(&rig)),
+            ..volume("r")
+        };
+        Csi::new(&rig).create_volume(request).expect_err("refused");
+        let volumes = rig.ok(&["volume", "list"]);
+        assert_eq!(volumes.as_array().map(Vec::len), Some(2), "{volumes}");
+        rig.ok(&["snapshot", "delete", "s"]);
+    };
+    on::create(&rig, "v", "ext4", "32Mi");
+    on::create(&rig, "b", "btrfs", "110Mi");
+    refuses(
+        "v",
+        &[
+            "before its volume was first mounted",
+            "mount the volume once",
+        ],
+    );
+    on::mount(&rig, "b", "m");
+    on::unmount(&rig, "m");
+    refuses("b", &["btrfs", "UUID", "writable volume"]);
+    // Not unmounted well.
+    let m = on::mount(&rig, "v", "m");
+    support::put(&m.join("file"), "in the log");
+    tool(
+        "xfs_io",
+        &["-x", "-c", "shutdown", &support::calls::text(&m)],
+    );
+    on::unmount(&rig, "m");
+    refuses("v", &["not unmounted well", "log", "writable volume"]);
+    on::delete(&rig, &["v", "b"]);
+    rig.assert_clean();
+}
+
 /// One of its members is read in place, and a group goes whole or not at all.
 #[test]
 fn a_group_with_a_reader_stays_whole_and_keeps_nobody_from_starting() {
     let mut rig = thick();
     let sources = ["v", "w"].map(|name| {
         let made = on::create(&rig, name, "ext4", "32Mi");
+        on::mount(&rig, name, "m");
+        on::unmount(&rig, "m");
         made["id"].as_str().expect("an id").to_owned()
     });
     let group = Csi::new(&rig)

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{OFlags, ioctl_blksszget};
 use rustix::io::Errno;
-use rustix::ioctl::{Getter, ioctl, opcode};
+use rustix::ioctl::{Getter, Setter, ioctl, opcode};
 
 use crate::error::{Context, FsError};
 use crate::mountinfo;
@@ -22,6 +22,7 @@ pub use crate::wipe::{discard, sync, zero, zero_ends};
 
 /// linux/fs.h declares the argument of BLKGETSIZE64 as `size_t`, but the kernel writes a u64.
 const BLKGETSIZE64: u32 = opcode::read::<usize>(0x12, 114);
+const BLKROSET: u32 = opcode::none(0x12, 93);
 
 /// Size of a block device, or length of a file, in bytes.
 ///
@@ -101,6 +102,19 @@ pub fn rotational(devno: Devno) -> Result<bool, FsError> {
 /// `NotFound` if no such device exists.
 pub fn read_only(devno: Devno) -> Result<bool, FsError> {
     flag(&sysfs(devno).join("ro"))
+}
+
+/// Makes the kernel refuse writes to the block device, or take them again, for whoever opens it
+/// from now on. It lasts as long as the device: over a reload of its table, not over its removal.
+///
+/// # Errors
+/// If `path` cannot be opened for reading or is no block device.
+pub fn set_read_only(path: &Path, read_only: bool) -> Result<(), FsError> {
+    let device = File::open(path).context("open", path)?;
+    let value = i32::from(read_only);
+    // SAFETY: BLKROSET reads one int from its argument (block/ioctl.c, blkdev_roset).
+    unsafe { ioctl(&device, Setter::<BLKROSET, i32>::new(value)) }
+        .context("set the read-only flag of", path)
 }
 
 /// Kernel names of the devices built on this one (device mapper, md).

@@ -179,6 +179,23 @@ pub async fn fresh_uuid(
     Ok(())
 }
 
+/// Whether an unmounted file system has a log that must be replayed before it is whole, as after a
+/// power cut; a freeze leaves none. Nothing is written to the device.
+///
+/// Of xfs it cannot be told: a freeze leaves a log to be replayed too, on purpose and with nothing
+/// in it that matters (`xfs_fs_freeze`).
+///
+/// # Errors
+/// `Unsupported`; `Device` if it cannot be read.
+pub async fn needs_replay(fstype: &str, device: &Path) -> Result<bool, FilesystemError> {
+    let device = device.to_owned();
+    Ok(match family(fstype)? {
+        Family::Ext => blocking(move || needs_recovery(&device)).await?,
+        Family::Xfs => false,
+        Family::Btrfs => blocking(move || has_btrfs_log(&device)).await?,
+    })
+}
+
 /// How many errors the ext2, ext3 or ext4 on a mounted device has recorded since it was last
 /// checked (Documentation/ABI/testing/sysfs-fs-ext4). By default it goes on after them. `None` for
 /// other file systems, which turn read-only or shut down instead.
@@ -193,12 +210,26 @@ pub fn recorded_errors(device: Devno) -> Option<u64> {
 const BTRFS_LOG_ROOT: u64 = (64 << 10) + 96;
 
 fn has_btrfs_log(device: &Path) -> Result<bool, FsError> {
+    Ok(bytes_at::<8>(device, BTRFS_LOG_ROOT)? != [0; 8])
+}
+
+/// Where an ext superblock has the features that a kernel must know, in bytes from the start of the
+/// device: it is at 1 KiB, and its `s_feature_incompat` at 0x60 (fs/ext4/ext4.h).
+const EXT_INCOMPAT: u64 = (1 << 10) + 0x60;
+const EXT_NEEDS_RECOVERY: u32 = 0x4;
+
+fn needs_recovery(device: &Path) -> Result<bool, FsError> {
+    let features = u32::from_le_bytes(bytes_at(device, EXT_INCOMPAT)?);
+    Ok(features & EXT_NEEDS_RECOVERY != 0)
+}
+
+fn bytes_at<const N: usize>(device: &Path, offset: u64) -> Result<[u8; N], FsError> {
     use std::os::unix::fs::FileExt;
-    let mut address = [0; 8];
+    let mut bytes = [0; N];
     std::fs::File::open(device)
-        .and_then(|file| file.read_exact_at(&mut address, BTRFS_LOG_ROOT))
+        .and_then(|file| file.read_exact_at(&mut bytes, offset))
         .map_err(|error| FsError::new("read", device, error))?;
-    Ok(address != [0; 8])
+    Ok(bytes)
 }
 
 /// mkfs of a device that cannot discard writes its inode tables or log: a share of its size.

@@ -41,6 +41,29 @@ impl FsType {
         matches!(self, FsType::Ext2 | FsType::Ext3 | FsType::Ext4)
     }
 
+    /// These mount options, bent so that the kernel writes nothing at all to the device: a
+    /// read-only mount by itself still replays the log.
+    #[must_use]
+    pub fn untouched(self, options: &[String]) -> Vec<String> {
+        // Without its journal, ext4 refuses what is about the journal (fs/ext4/super.c).
+        let ext = matches!(self, FsType::Ext2 | FsType::Ext3 | FsType::Ext4);
+        let journal =
+            |o: &str| o.starts_with("data=") || o.starts_with("commit=") || o == "journal_checksum";
+        let kept = options
+            .iter()
+            .filter(|o| *o != "ro" && *o != "rw" && !(ext && journal(o.as_str())));
+        let more: &[&str] = match self {
+            // It has no journal.
+            FsType::Ext2 => &["ro"],
+            FsType::Ext3 | FsType::Ext4 => &["ro", "noload"],
+            FsType::Xfs => &["ro", "norecovery"],
+            FsType::Btrfs => &["ro", "rescue=nologreplay"],
+        };
+        kept.cloned()
+            .chain(more.iter().map(|o| (*o).to_owned()))
+            .collect()
+    }
+
     /// The smallest volume its mkfs accepts, in bytes (mkfs.xfs refuses less than 300 MiB,
     /// mkfs.btrfs less than about 109 MiB, ext needs room for a journal).
     pub fn smallest(self) -> crate::Bytes {
@@ -399,6 +422,17 @@ mod tests {
         assert!(mkfs_options(FsType::Xfs, "-f").is_err());
         assert!(mkfs_options(FsType::Xfs, "-l logdev=/dev/sdb").is_err());
         assert!(mkfs_options(FsType::Btrfs, "-r /etc").is_err());
+    }
+
+    #[test]
+    fn what_is_left_untouched_is_mounted_without_its_log() {
+        let given = ["noatime", "rw", "data=journal", "commit=5"].map(str::to_owned);
+        let ext = FsType::Ext4.untouched(&given);
+        assert_eq!(ext, ["noatime", "ro", "noload"]);
+        let given = ["ro".to_owned(), "commit=5".to_owned()];
+        let btrfs = FsType::Btrfs.untouched(&given);
+        assert_eq!(btrfs, ["commit=5", "ro", "rescue=nologreplay"]);
+        assert_eq!(FsType::Xfs.untouched(&given[..1]), ["ro", "norecovery"]);
     }
 
     #[test]

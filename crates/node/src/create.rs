@@ -170,6 +170,9 @@ impl Inner {
     ) -> Result<Volume> {
         suits(&record, source)?;
         let same_pool = pool.name() == source.pool.name();
+        if same_pool && pool.reads_in_place(&record) {
+            self.showable(&record, source).await?;
+        }
         if same_pool && pool.clones_instantly(&record) {
             // Whoever works on the source, a first stage that formats it above all, has it for
             // itself; what it holds is known afterwards.

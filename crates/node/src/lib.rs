@@ -27,6 +27,7 @@ mod journal;
 mod local;
 mod ops;
 mod pools;
+mod reader;
 mod recover;
 mod remove;
 mod simple;

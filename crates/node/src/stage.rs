@@ -197,7 +197,10 @@ impl Inner {
         target: Target,
         staging: &Staging,
     ) -> Result<()> {
-        let mut options = staging.options.clone();
+        let mut options = match self.in_place(entry) {
+            true => fs.untouched(&staging.options),
+            false => staging.options.clone(),
+        };
         // A clone bears its source's UUID, and either may be mounted first (xfs(5), nouuid).
         if fs == FsType::Xfs && !options.iter().any(|o| o == "nouuid") {
             options.push("nouuid".to_owned());
@@ -227,6 +230,14 @@ impl Inner {
     ) -> Result<()> {
         match entry.record.content {
             Content::FileSystem(_) => Ok(()),
+            // Such ones are refused when they are made; those of before are served as far as the
+            // kernel takes them, with nothing written to the snapshot they show.
+            Content::Twin(_) if self.in_place(entry) => Ok(()),
+            Content::Blank if self.in_place(entry) => Err(Error::precondition(format!(
+                "{} shows a snapshot that was cut before its volume was first mounted, and holds \
+                 no file system to be read; delete it",
+                entry.title()
+            ))),
             Content::Blank => self.format(entry, fs, device).await,
             Content::Twin(_) => self.part_twins(entry, fs, device).await,
             Content::Raw | Content::Filling => self.adopt(entry, fs, device).await,

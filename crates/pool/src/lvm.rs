@@ -164,7 +164,7 @@ impl Pool for LvmPool {
     }
 
     async fn attach(&self, record: &Record, _how: Attach) -> Result<Device> {
-        self.vg.attach(&self.lv_of(record).await?).await
+        self.reach(record).await
     }
 
     async fn attached(&self, record: &Record) -> Result<Option<Device>> {

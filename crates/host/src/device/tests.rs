@@ -121,3 +121,18 @@ fn written_sectors_move_with_writes() {
 fn an_unknown_dm_name_is_none() {
     assert_eq!(dm_device("no-such--name").unwrap(), None);
 }
+
+#[test]
+fn a_device_set_read_only_takes_no_writes_until_it_is_set_back() {
+    let disk = Disk::new(1 << 20);
+    let write = || {
+        let file = OpenOptions::new().write(true).open(disk.path())?;
+        std::os::unix::fs::FileExt::write_all_at(&file, b"x", 0)
+    };
+    write().unwrap();
+    set_read_only(disk.path(), true).unwrap();
+    assert!(read_only(devno(disk.path()).unwrap()).unwrap());
+    write().unwrap_err();
+    set_read_only(disk.path(), false).unwrap();
+    write().unwrap();
+}

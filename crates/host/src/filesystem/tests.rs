@@ -153,3 +153,21 @@ async fn only_btrfs_gets_a_new_uuid_and_only_without_a_log() {
         "{refused}"
     );
 }
+
+/// What is unclean for real: mounted, as a power cut would leave it.
+#[tokio::test]
+async fn a_log_to_be_replayed_is_seen_and_a_frozen_file_system_has_none() {
+    let disk = Disk::formatted("ext4");
+    let log = || needs_replay("ext4", disk.path());
+    {
+        let mounted = disk.mounted("ext4");
+        std::fs::write(mounted.0.join("note"), "kept").unwrap();
+        rustix::fs::sync();
+        assert!(log().await.unwrap());
+        crate::freeze::freeze(&mounted.0).unwrap();
+        let frozen = log().await;
+        crate::freeze::thaw(&mounted.0).unwrap();
+        assert!(!frozen.unwrap());
+    }
+    assert!(!log().await.unwrap());
+}

@@ -144,6 +144,8 @@ impl LvmPool {
             let device = self.vg.attach(name).await?;
             let (discard, progress) = (self.wipe == Wipe::Discard, Arc::clone(progress));
             let wiped = on_own_thread(move || {
+                // The store of a snapshot is the device that its readers had.
+                device::set_read_only(&device.path, false)?;
                 if discard && device::discard(&device.path)? {
                     return Ok(());
                 }

@@ -2,6 +2,7 @@
 
 use stowage_host::failpoint::hit;
 use stowage_host::{blocking, device};
+use stowage_model::error::Context as _;
 use stowage_model::record::Content;
 use stowage_model::request::Layout;
 use stowage_model::{Bytes, Error, Record, Result};
@@ -9,6 +10,7 @@ use stowage_model::{Bytes, Error, Record, Result};
 use super::LvmPool;
 use super::reader;
 use super::room::Place;
+use crate::Device;
 use crate::contract::is_same;
 use crate::vg::report::State;
 use crate::vg::sort::{Sort, in_the_way, sort};
@@ -188,6 +190,20 @@ impl LvmPool {
         self.vg.retag(&lv, &gone, &new).await?;
         hit("lvm.rewrite.made");
         Ok(())
+    }
+
+    /// The device of a volume or snapshot. That of a snapshot, for its readers as well, takes no
+    /// writes: they would go to its store, and be what it shows from then on.
+    pub(super) async fn reach(&self, record: &Record) -> Result<Device> {
+        let lv = self.lv_of(record).await?;
+        let device = self.vg.attach(&lv).await?;
+        if record.is_snapshot() || lv != names::of(&record.id) {
+            let path = device.path.clone();
+            blocking(move || device::set_read_only(&path, true))
+                .await
+                .or_internal(|| format!("failed to make LV {} read-only", self.vg.path(&lv)))?;
+        }
+        Ok(device)
     }
 
     /// A snapshot is active exactly as long as its origin is: neither goes while the other may be
