@@ -6,7 +6,10 @@ mod guest;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use guest::{Bench, VG, count, destroy, device, fill, found, lv, reader, snapshot, text, volume};
+use guest::{
+    Bench, Counting, VG, count, count_in, destroy, device, fill, found, lv, reader, snapshot, text,
+    volume,
+};
 use stowage_host::Progress;
 use stowage_model::record::Content;
 use stowage_model::request::{Layout, SnapshotGrowth};
@@ -299,21 +302,7 @@ async fn snapshots_of_several_volumes_show_one_moment() {
         bench.ext4(&at).await;
         mounts.push(bench.mount(&at, "rw").await);
     }
-    // One writer counts up in a, then in b: no moment has more in b than in a, or lags by two.
-    let (a, b) = (mounts[0].point.join("n"), mounts[1].point.join("n"));
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let writer = std::thread::spawn(move || {
-        let mut n = 0;
-        while !stopped.load(Ordering::Relaxed) {
-            n += 1;
-            for path in [&a, &b] {
-                std::fs::write(path, n.to_string()).unwrap();
-                std::fs::File::open(path).unwrap().sync_all().unwrap();
-            }
-        }
-    });
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let counting = Counting::begin(&mounts[0].point.join("n"), &mounts[1].point.join("n")).await;
     bench
         .timed("suspend two", pool.suspend(&records))
         .await
@@ -332,17 +321,15 @@ async fn snapshots_of_several_volumes_show_one_moment() {
         .timed("resume again", pool.resume(&records))
         .await
         .unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    stop.store(true, Ordering::Relaxed);
-    writer.join().unwrap();
+    counting.await_more().await;
+    let end = counting.end();
     let mut counts = Vec::new();
     for cut in &cuts {
         let frozen = bench.mount(&device(&pool, cut).await, "ro,noload").await;
-        let text = std::fs::read_to_string(frozen.point.join("n")).unwrap();
-        counts.push(text.parse::<i64>().unwrap());
+        counts.push(count_in(&frozen.point.join("n")));
         frozen.unmount(&bench).await;
     }
-    assert!((0..=1).contains(&(counts[0] - counts[1])), "{counts:?}");
+    Counting::assert_one_moment(counts[0], counts[1], end);
     for mounted in mounts {
         mounted.unmount(&bench).await;
     }

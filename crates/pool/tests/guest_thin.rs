@@ -3,11 +3,11 @@
 
 mod guest;
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use guest::{Bench, VG, count, destroy, device, fill, found, lv, snapshot, text, volume};
+use guest::{
+    Bench, Counting, VG, count, count_in, destroy, device, fill, found, lv, snapshot, text, volume,
+};
 use stowage_model::record::Content;
 use stowage_model::volumes::{Severity, Trouble};
 use stowage_model::{Bytes, Kind, PoolName, Record};
@@ -200,27 +200,7 @@ async fn snapshots_of_several_volumes_show_one_moment() {
         bench.ext4(&at).await;
         mounts.push(bench.mount(&at, "rw").await);
     }
-    let (a, b) = (mounts[0].point.join("n"), mounts[1].point.join("n"));
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    // In place and always as long: a file that is cut short and written again is empty in between.
-    let store = |file: &std::fs::File, n: u64| {
-        file.write_all_at(format!("{n:020}").as_bytes(), 0).unwrap();
-        file.sync_all().unwrap();
-    };
-    let files = [a, b].map(|path| std::fs::File::create(path).unwrap());
-    for file in &files {
-        store(file, 0);
-    }
-    let writer = std::thread::spawn(move || {
-        for n in 1.. {
-            if stopped.load(Ordering::Relaxed) {
-                break;
-            }
-            files.iter().for_each(|file| store(file, n));
-        }
-    });
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let counting = Counting::begin(&mounts[0].point.join("n"), &mounts[1].point.join("n")).await;
     bench
         .timed("suspend two", pool.suspend(&records))
         .await
@@ -239,17 +219,15 @@ async fn snapshots_of_several_volumes_show_one_moment() {
         .timed("resume again", pool.resume(&records))
         .await
         .unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    stop.store(true, Ordering::Relaxed);
-    writer.join().unwrap();
+    counting.await_more().await;
+    let end = counting.end();
     let mut counts = Vec::new();
     for cut in &cuts {
         let frozen = bench.mount(&device(&pool, cut).await, "ro,noload").await;
-        let text = std::fs::read_to_string(frozen.point.join("n")).unwrap();
-        counts.push(text.parse::<i64>().unwrap());
+        counts.push(count_in(&frozen.point.join("n")));
         frozen.unmount(&bench).await;
     }
-    assert!((0..=1).contains(&(counts[0] - counts[1])), "{counts:?}");
+    Counting::assert_one_moment(counts[0], counts[1], end);
     // LVM and the kernel still agree about the pool.
     pool.create(&volume("c"), Bytes::mib(8)).await.unwrap();
     pool.snapshot(&records[0], &snapshot("later", &records[0]))

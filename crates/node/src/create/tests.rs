@@ -107,19 +107,37 @@ async fn a_copy_taken_up_again_whose_source_is_gone_leaves_no_volume() {
     assert_eq!(bench.local.volumes().await.unwrap().len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_copy_that_waits_for_its_source_is_kept() {
     let bench = Bench::new().await;
-    let (want, _) = half_filled(&bench).await;
-    bench.local.inner.stopping.cancel();
-    bench
+    let source = bench.volume("v").await;
+    let want = wanted("c", "b", Some(Source::Volume(source.clone())));
+    let _at_work = bench.local.inner.ops.begin(&source, "staging").await;
+    let waits = bench.local.create(want).await.unwrap_err();
+    assert_eq!(waits.kind(), Kind::Pending, "{waits}");
+    let kept: Vec<Content> = bench
         .b
-        .busy
+        .written
         .lock()
         .unwrap()
-        .insert(Id::derive(stowage_model::id::Role::Volume, &want.name));
-    bench.local.create(want).await.unwrap_err();
-    assert_eq!(bench.b.written.lock().unwrap().len(), 1);
+        .values()
+        .map(|r| r.content)
+        .collect();
+    assert_eq!(kept, [Content::Filling]);
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_is_undone_and_one_that_a_stop_cut_off_is_kept() {
+    for (stops, kept) in [(false, 0), (true, 1)] {
+        let bench = Bench::new().await;
+        let (want, _) = half_filled(&bench).await;
+        if stops {
+            bench.local.inner.stopping.cancel();
+        }
+        bench.b.refusals.store(1, Ordering::SeqCst);
+        bench.local.create(want).await.unwrap_err();
+        assert_eq!(bench.b.written.lock().unwrap().len(), kept);
+    }
 }
 
 #[tokio::test(start_paused = true)]

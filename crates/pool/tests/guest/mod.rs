@@ -8,7 +8,8 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use stowage_host::{Cmd, Progress, Runner, System};
 use stowage_model::id::Role;
@@ -179,6 +180,75 @@ impl Mounted {
     pub(crate) async fn unmount(self, bench: &Bench) {
         bench.run(&["umount", text(&self.point)]).await;
     }
+}
+
+/// Counts up in one file, then in another, each count on the disk before the next: no moment has more
+/// in the second than in the first, or lags by two.
+pub(crate) struct Counting {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Counting {
+    /// Begin, and come back when both files have counts.
+    pub(crate) async fn begin(first: &Path, second: &Path) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let shared = (Arc::clone(&stop), Arc::clone(&done));
+        let files = [first, second].map(|path| File::create(path).unwrap());
+        // In place and always as long: a file that is cut short and written again is empty in
+        // between.
+        let store = |file: &File, n: u64| {
+            file.write_all_at(format!("{n:020}").as_bytes(), 0).unwrap();
+            file.sync_all().unwrap();
+        };
+        files.iter().for_each(|file| store(file, 0));
+        let thread = std::thread::spawn(move || {
+            let (stop, done): (_, Arc<AtomicU64>) = shared;
+            for n in 1.. {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                files.iter().for_each(|file| store(file, n));
+                done.store(n, Ordering::SeqCst);
+            }
+        });
+        let counting = Self { stop, done, thread };
+        counting.await_more().await;
+        counting
+    }
+
+    /// Until it has got on by some counts.
+    pub(crate) async fn await_more(&self) {
+        let wanted = self.done.load(Ordering::SeqCst) + 3;
+        for _ in 0..6000 {
+            if self.done.load(Ordering::SeqCst) >= wanted {
+                return;
+            }
+            assert!(!self.thread.is_finished(), "the writer failed");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the writer does not get on");
+    }
+
+    /// Stop; how far it came.
+    pub(crate) fn end(self) -> u64 {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap();
+        self.done.load(Ordering::SeqCst)
+    }
+
+    /// Refuse what is not one moment while it counted.
+    pub(crate) fn assert_one_moment(first: u64, second: u64, end: u64) {
+        assert!(
+            second >= 3 && first >= second && first - second <= 1 && first < end,
+            "{first} and {second} of {end}"
+        );
+    }
+}
+
+pub(crate) fn count_in(path: &Path) -> u64 {
+    fs::read_to_string(path).unwrap().parse().unwrap()
 }
 
 pub(crate) fn text(path: &Path) -> &str {
