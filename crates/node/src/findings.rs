@@ -37,6 +37,7 @@ impl Inner {
             b.severity
                 .cmp(&a.severity)
                 .then_with(|| a.subject.cmp(&b.subject))
+                .then_with(|| a.what.cmp(&b.what))
         });
         all.dedup();
         Ok(all)

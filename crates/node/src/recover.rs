@@ -204,11 +204,14 @@ impl Inner {
         self.note_defects(pool, &scan.defects);
         let mut whole = true;
         for defect in scan.defects {
-            if let Defect::Unreadable { what, id, .. } = defect {
-                whole = false;
-                if let Some(id) = id {
-                    self.unread.record(&id, pool.name(), what);
-                }
+            let (what, ids) = match defect {
+                Defect::Unreadable { what, id, .. } => (what, id.into_iter().collect()),
+                Defect::Astray { lv, ids, .. } => (lv, ids),
+                Defect::Foreign(_) | Defect::LostSnapshot(_) => continue,
+            };
+            whole = false;
+            for id in ids {
+                self.unread.record(&id, pool.name(), what.clone());
             }
         }
         // Before any of them can be found, and held on purpose, by an operation.
@@ -398,6 +401,7 @@ impl Inner {
                 what: why.clone(),
                 mend: "its bytes are untouched; copy them out, then remove it by hand".into(),
             },
+            Defect::Astray { finding, .. } => finding.clone(),
             Defect::LostSnapshot(id) => Finding {
                 severity: Severity::Error,
                 trouble: Trouble::SnapshotLost,

@@ -19,7 +19,7 @@ use stowage_model::volumes::{Capacity, Finding, PoolStatus, Volumes};
 use stowage_model::{
     Bytes, Error, FsType, Id, Limits, Name, PoolKind, PoolName, Record, Result, VolumeRequest,
 };
-use stowage_pool::{Attach, Device, Found, Leftover, Pool, Removed, Scan};
+use stowage_pool::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan};
 
 use crate::ephemeral::EphemeralRules;
 use crate::index::Entry;
@@ -147,6 +147,8 @@ pub(crate) struct Files {
     pub(crate) wipes_hang: AtomicBool,
     /// What was wiped.
     pub(crate) wiped: Mutex<Vec<String>>,
+    /// What a scan finds wrong.
+    pub(crate) defects: Mutex<Vec<Defect>>,
 }
 
 impl Files {
@@ -162,6 +164,7 @@ impl Files {
             hangs: AtomicBool::new(false),
             wipes_hang: AtomicBool::new(false),
             wiped: Mutex::default(),
+            defects: Mutex::default(),
         }
     }
 
@@ -249,7 +252,8 @@ impl Pool for Files {
         };
         Ok(Scan {
             found: written.values().map(found).collect(),
-            ..Scan::default()
+            defects: self.defects.lock().unwrap().clone(),
+            leftovers: Vec::new(),
         })
     }
 

@@ -56,8 +56,7 @@ impl Gaps {
         match self.records.get(id) {
             None => Ok(()),
             Some((pool, what)) => Err(Error::precondition(format!(
-                "{id} is in pool {pool} and its record cannot be read ({what}); run `stowage \
-                 doctor`"
+                "{id} is in pool {pool} and cannot be served ({what}); run `stowage doctor`"
             ))),
         }
     }

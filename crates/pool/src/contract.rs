@@ -88,6 +88,16 @@ pub enum Defect {
         /// What is wrong with its record.
         why: String,
     },
+    /// Ours by its record, but not where a volume is looked for: renamed, or made a part of
+    /// something else. It cannot be used, and is not gone.
+    Astray {
+        /// What the pool itself calls it.
+        lv: String,
+        /// Whose records it holds.
+        ids: Vec<Id>,
+        /// What is wrong, and the way out.
+        finding: Finding,
+    },
     /// A copy-on-write snapshot whose store overflowed; its bytes are lost.
     LostSnapshot(Id),
 }

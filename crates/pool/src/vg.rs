@@ -5,6 +5,7 @@
 //!   command  every LVM command begins and runs here
 //!   names    LV and device-mapper names                                dm      sysfs: active, suspended, written
 //!   reach    attach, detach, suspend, resume                           setup   blank disks into groups
+//!   sort     what an LV is to us                                       astray  ours, and not in its place
 //! ```
 //!
 //! Rules kept here:
@@ -14,6 +15,7 @@
 //!   where something is decided that cannot be undone;
 //! - whatever is not named `stowage-…` *and* tagged `stowage.…` is foreign and never touched.
 
+mod astray;
 pub(crate) mod command;
 pub(crate) mod dm;
 pub(crate) mod names;
@@ -27,7 +29,7 @@ pub(crate) mod watch;
 #[cfg(test)]
 pub(crate) mod samples;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,6 +78,8 @@ struct Seen {
     tags: HashMap<String, Vec<String>>,
     /// LVs whose writers we hold on purpose.
     held: HashSet<String>,
+    /// Devices of the group that are no whole LV of ours, when upkeep last looked.
+    strangers: Option<BTreeSet<String>>,
     problem: Option<String>,
     ailing: Vec<Finding>,
 }
@@ -97,6 +101,7 @@ impl Vg {
             extent: USUAL_EXTENT,
             tags: HashMap::new(),
             held: HashSet::new(),
+            strangers: None,
             problem: None,
             ailing: Vec::new(),
         };
@@ -344,6 +349,12 @@ impl Vg {
         } else if says(&error, "nsufficient") || says(&error, "reached threshold") {
             return Error::full(format!("failed to {what}: pool {pool} has no room left"))
                 .caused_by(error);
+        } else if says(&error, "locked") && !says(&error, "lock manager") {
+            return Error::pending(format!(
+                "failed to {what}: LVM is moving it to another disk; if no pvmove runs, run it \
+                 again or `pvmove --abort`"
+            ))
+            .caused_by(error);
         } else if says(&error, "PVs are missing") {
             format!("failed to {what}: disks of volume group {vg} are missing; plug them in")
         } else if says(&error, "Volume group") && says(&error, "not found") {
@@ -390,6 +401,22 @@ impl Vg {
         }
     }
 
+    /// Look at the group where its devices show that somebody else changed LVs: a part of another
+    /// LV, or one of another name, came or went. Starts no process otherwise.
+    pub(crate) async fn look_if_disturbed(&self) -> Result<()> {
+        let group = names::dm(&self.name, "");
+        let all = self.devices.beginning(&group)?.into_iter();
+        let strange = |name: &String| !names::is_ordinary(&name[group.len()..]);
+        let now: BTreeSet<String> = all.map(|node| node.name).filter(strange).collect();
+        let before = self.seen().strangers.replace(now.clone());
+        if before.is_some_and(|before| before != now)
+            && let Err(error) = self.report().await
+        {
+            tracing::warn!(vg = self.name, "{}", error.chain());
+        }
+        Ok(())
+    }
+
     /// What is wrong with the group and its volumes, as far as the last look showed.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let missing = |problem: String| Finding {
@@ -409,7 +436,7 @@ impl Vg {
     /// The pool's volumes and snapshots whose disks fail them.
     fn ailing(&self, report: &Report) -> Vec<Finding> {
         let own = report.lvs.iter().filter(|lv| lv.pool == self.thin_pool);
-        own.filter_map(|lv| {
+        let ill = own.clone().filter_map(|lv| {
             let (what, mend) = lv.ailment()?;
             Some(Finding {
                 severity: Severity::Error,
@@ -418,8 +445,57 @@ impl Vg {
                 what: format!("LV {} {what}", lv.name),
                 mend: mend.to_owned(),
             })
-        })
-        .collect()
+        });
+        let cached = own.filter_map(|lv| {
+            let cache = lv.cache.as_ref()?;
+            Some(Finding {
+                severity: Severity::Warning,
+                trouble: Trouble::Foreign,
+                subject: names::id(&lv.name)?.to_string(),
+                what: format!(
+                    "LV {} was given the cache {cache}: it is served, and can neither grow nor be \
+                     cut or deleted",
+                    self.path(&lv.name)
+                ),
+                mend: self.uncache(lv),
+            })
+        });
+        let ailing = ill.chain(cached);
+        ailing.chain(self.astray_findings(report)).collect()
+    }
+
+    /// How to take an administrator's cache off an LV.
+    fn uncache(&self, lv: &Lv) -> String {
+        format!(
+            "take it off: lvconvert --splitcache {}",
+            self.path(&lv.name)
+        )
+    }
+
+    /// Refuse to grow, cut or remove an LV on which somebody else is at work.
+    ///
+    /// What is wiped through a cache may not reach the disk beneath, LVM removes the cache with the
+    /// LV, and not all versions grow or cut what is cached.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Pending`] while LVM moves it, [`stowage_model::Kind::Precondition`]
+    /// while it has a cache.
+    pub(crate) fn at_rest(&self, lv: &Lv) -> Result<()> {
+        let path = self.path(&lv.name);
+        if lv.is_locked() {
+            return Err(Error::pending(format!(
+                "LV {path} is being moved to another disk, and LVM changes nothing of it until \
+                 then; if no pvmove runs, run it again or `pvmove --abort`"
+            )));
+        }
+        match &lv.cache {
+            None => Ok(()),
+            Some(cache) => Err(Error::precondition(format!(
+                "LV {path} has the cache {cache}, with which it can neither grow nor be cut or \
+                 deleted; {}",
+                self.uncache(lv)
+            ))),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use guest::{
 };
 use stowage_host::Progress;
 use stowage_model::record::Content;
-use stowage_model::request::{Layout, SnapshotGrowth};
+use stowage_model::request::{Layout, Provisioning, SnapshotGrowth};
 use stowage_model::volumes::{Severity, Trouble};
 use stowage_model::{Bytes, FsType, Kind, PoolName, Record};
 use stowage_pool::lvm::{LvmPool, Options, Wipe, make};
@@ -573,6 +573,47 @@ async fn a_full_pool_says_what_is_free() {
 }
 
 #[tokio::test]
+async fn what_a_drained_disk_leaves_is_told_and_made() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, 3).await;
+    let whole = pool.status().await.unwrap().free;
+    let drained = text(&bench.disks[1]).to_owned();
+    bench.run(&["pvchange", "-q", "-xn", &drained]).await;
+    for layout in [Layout::Linear, Layout::Striped, Layout::Raid1] {
+        let told = open(&bench).await.capacity(layout, Provisioning::Thick);
+        let told = told.await.largest;
+        assert!(told.0 <= whole.0 / 3 * 2, "{layout:?}: {told}");
+        let record = Record {
+            layout,
+            ..volume("v")
+        };
+        // Without a raid1's copying of all of it.
+        let size = match layout {
+            Layout::Raid1 => Bytes::mib(8),
+            _ => told,
+        };
+        let pool = open(&bench).await;
+        assert_eq!(
+            pool.create(&record, size).await.unwrap(),
+            size,
+            "{layout:?}"
+        );
+        let on = bench
+            .run(&["pvs", "--noheadings", "-o", "lv_name", &drained])
+            .await;
+        assert_eq!(on.trim(), "", "{layout:?}");
+        let e = pool
+            .create(&volume("w"), told + Bytes::mib(8))
+            .await
+            .unwrap_err();
+        assert_eq!(e.kind(), Kind::Full, "{e}");
+        bench
+            .sh(&format!("lvremove -y -q -f {VG}/{}", lv(&record)))
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_ours_is_told_and_never_touched() {
     let bench = Bench::new().await;
     let pool = pool(&bench, 1).await;
@@ -628,7 +669,7 @@ async fn what_is_not_ours_is_told_and_never_touched() {
         match defect {
             Defect::Foreign(name) => foreign.push(name.as_str()),
             Defect::Unreadable { what, .. } => unreadable.push(what.as_str()),
-            Defect::LostSnapshot(id) => panic!("{id}"),
+            other => panic!("{other:?}"),
         }
     }
     assert_eq!(foreign, ["root", "theirs"]);
@@ -687,6 +728,157 @@ report {
     guest::sweep(&pool).await;
     assert_eq!(pool.status().await.unwrap().free, status.total);
     drop(hostile);
+}
+
+#[tokio::test]
+async fn a_volume_that_was_given_a_cache_is_served_and_never_lost() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, 2).await;
+    let record = volume("v");
+    let path = format!("{VG}/{}", lv(&record));
+    pool.create(&record, Bytes::mib(64)).await.unwrap();
+    let at = device(&pool, &record).await;
+    bench.ext4(&at).await;
+    // The last one is the policy that LVM takes.
+    bench
+        .sh("for m in dm-writecache dm-cache dm-cache-smq; do $(cat /proc/sys/kernel/modprobe) $m; done")
+        .await;
+    for kind in ["writecache", "cache"] {
+        assert_eq!(pool.tend().await.unwrap(), [], "before {kind}");
+        let cache = format!(
+            "lvcreate -y -q -an -Zn -n fast -L 32M {VG} {}",
+            text(&bench.disks[1])
+        );
+        bench.sh(&cache).await;
+        let put = format!("lvconvert -y -q --type {kind} --cachevol fast {path}");
+        bench.sh(&put).await;
+        // Upkeep sees it, and so does the next start.
+        let findings = pool.tend().await.unwrap();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].subject, record.id.to_string());
+        assert!(findings[0].mend.contains("--splitcache"), "{findings:?}");
+        let scan = open(&bench).await.scan().await.unwrap();
+        assert_eq!(scan.found[0].record, record, "{kind}");
+        assert_eq!((scan.leftovers, scan.defects), (vec![], vec![]), "{kind}");
+
+        let mounted = bench.mount(&at, "rw").await;
+        mounted.write(kind, b"bytes");
+        mounted.unmount(&bench).await;
+        pool.detach(&record).await.unwrap();
+        assert_eq!(device(&pool, &record).await, at);
+        let mounted = bench.mount(&at, "rw").await;
+        assert!(mounted.has(kind));
+        mounted.unmount(&bench).await;
+        for refused in [
+            pool.grow(&record, Bytes::mib(100)).await.map(drop),
+            pool.snapshot(&record, &snapshot("s", &record)).await,
+            pool.removable(&record).await,
+            pool.remove(&record).await.map(drop),
+        ] {
+            let e = refused.unwrap_err();
+            assert_eq!(e.kind(), Kind::Precondition, "{e}");
+            assert!(e.message().contains("lvconvert --splitcache"), "{e}");
+        }
+        bench
+            .sh(&format!("lvconvert -y -q --splitcache {path}"))
+            .await;
+        bench.sh(&format!("lvremove -y -q -f {VG}/fast")).await;
+    }
+    pool.tend().await.unwrap();
+    let mounted = bench.mount(&at, "rw").await;
+    assert!(mounted.has("writecache") && mounted.has("cache"));
+    mounted.unmount(&bench).await;
+    destroy(&pool, &record).await;
+}
+
+#[tokio::test]
+async fn a_volume_that_is_moved_converted_or_renamed_is_never_called_gone() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, 2).await;
+    let record = volume("v");
+    let path = format!("{VG}/{}", lv(&record));
+    pool.create(&record, Bytes::mib(64)).await.unwrap();
+    let served = async || {
+        let scan = open(&bench).await.scan().await.unwrap();
+        assert_eq!((scan.leftovers, scan.defects), (vec![], vec![]));
+        assert_eq!(scan.found.len(), 1);
+        assert_eq!(scan.found[0].record, record);
+    };
+    // Its end is noticed after the interval only.
+    let first = text(&bench.disks[0]);
+    bench
+        .sh(&format!("pvmove -q -b -i 300 {first} >/dev/null 2>&1"))
+        .await;
+    served().await;
+    for refused in [
+        pool.remove(&record).await.map(drop),
+        pool.grow(&record, Bytes::mib(100)).await.map(drop),
+        pool.snapshot(&record, &snapshot("s", &record)).await,
+    ] {
+        let e = refused.unwrap_err();
+        assert_eq!(e.kind(), Kind::Pending, "{e}");
+        assert!(e.message().contains("pvmove"), "{e}");
+    }
+    bench.sh("pvmove -q --abort").await;
+
+    for conversion in ["--type raid1 -m1", "-m0"] {
+        bench
+            .sh(&format!("lvconvert -y -q {conversion} {path}"))
+            .await;
+        served().await;
+    }
+    bench.sh(&format!("lvchange -q --refresh {path}")).await;
+    served().await;
+
+    pool.tend().await.unwrap();
+    bench.sh(&format!("lvrename -q {path} {VG}/precious")).await;
+    let told = pool.tend().await.unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0]
+            .mend
+            .contains(&format!("lvrename {VG}/precious {path}")),
+        "{told:?}"
+    );
+    let scan = open(&bench).await.scan().await.unwrap();
+    let astray = |defect: &Defect| match defect {
+        Defect::Astray { ids, finding, .. } => {
+            ids[..] == [record.id.clone()] && *finding == told[0]
+        }
+        _ => false,
+    };
+    assert!(
+        scan.found.is_empty() && scan.defects.iter().all(astray),
+        "{scan:?}"
+    );
+    let e = pool.remove(&record).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Precondition, "{e}");
+    // As the cache of another volume it is a part that LVM hides.
+    let other = volume("w");
+    pool.create(&other, Bytes::mib(64)).await.unwrap();
+    bench
+        .sh(&format!(
+            "lvrename -q {VG}/precious {path}; lvchange -an {path}"
+        ))
+        .await;
+    let hide = format!(
+        "lvconvert -y -q --type writecache --cachevol {path} {VG}/{}",
+        lv(&other)
+    );
+    bench
+        .sh(&format!(
+            "$(cat /proc/sys/kernel/modprobe) dm-writecache; {hide}"
+        ))
+        .await;
+    let e = pool.remove(&record).await.unwrap_err();
+    assert!(e.message().contains("is not gone"), "{e}");
+    let scan = open(&bench).await.scan().await.unwrap();
+    assert!(
+        scan.defects
+            .iter()
+            .any(|d| matches!(d, Defect::Astray { ids, .. } if ids[..] == [record.id.clone()])),
+        "{scan:?}"
+    );
 }
 
 #[tokio::test]

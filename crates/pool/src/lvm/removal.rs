@@ -20,6 +20,7 @@ impl LvmPool {
         let _turn = self.vg.turn().await;
         let report = self.vg.report().await?;
         let Some(lv) = report.lv(&name) else {
+            self.vg.is_gone(&report, record)?;
             if let Some(snapshot) = reader::snapshot_of(record) {
                 self.drop_reader(record, snapshot).await?;
             }
@@ -45,7 +46,7 @@ impl LvmPool {
     pub(super) async fn check_removable(&self, record: &Record) -> Result<()> {
         let report = self.vg.report().await?;
         let Some(lv) = report.lv(&names::of(&record.id)) else {
-            return Ok(());
+            return self.vg.is_gone(&report, record);
         };
         self.may_go(lv, record)?;
         self.unneeded(&report, lv).await
@@ -89,6 +90,7 @@ impl LvmPool {
                 snapshots.join(", ")
             )));
         }
+        self.vg.at_rest(lv)?;
         self.vg.unused(&lv.name).await
     }
 
@@ -126,7 +128,7 @@ impl LvmPool {
         let path = self.vg.path(name);
         let report = self.vg.report().await?;
         let Some(lv) = report.lv(name) else {
-            return Ok(());
+            return self.vg.not_hidden(&report, name);
         };
         // The name may have become a volume's again since the leftover was seen.
         if !matches!(sort::sort(lv, true), Sort::Leftover) {

@@ -41,9 +41,9 @@ impl Place {
     }
 }
 
-/// The disks that can be used, the emptiest first.
+/// The disks that LVM allocates from, the emptiest first.
 fn disks(report: &Report) -> Vec<&Pv> {
-    let mut disks: Vec<_> = report.pvs.iter().filter(|pv| !pv.missing).collect();
+    let mut disks: Vec<_> = report.pvs.iter().filter(|pv| pv.is_open()).collect();
     disks.sort_by(|a, b| b.free.cmp(&a.free).then_with(|| a.name.cmp(&b.name)));
     disks
 }
@@ -69,7 +69,7 @@ fn striped_over(report: &Report, disks: &[&Pv]) -> Bytes {
 fn largest(report: &Report, layout: Layout) -> Bytes {
     let disks = disks(report);
     match layout {
-        Layout::Linear => report.vg.free,
+        Layout::Linear => report.free(),
         Layout::Striped => stripings(&disks)
             .map(|some| striped_over(report, some))
             .max()

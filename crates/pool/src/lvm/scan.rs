@@ -4,6 +4,7 @@ use stowage_model::volumes::PoolStatus;
 use stowage_model::{Bytes, PoolKind, Result};
 
 use super::LvmPool;
+use crate::vg::sort::names_of;
 use crate::vg::sort::{Sort, sort};
 use crate::vg::{Lv, Report, media, names, tags};
 use crate::{Defect, Found, Leftover, Pool, Scan};
@@ -30,8 +31,12 @@ pub(super) fn device_size(lv: &Lv) -> Bytes {
 impl LvmPool {
     pub(super) async fn scan_group(&self) -> Result<Scan> {
         let report = self.vg.report().await?;
-        let mut scan = Scan::default();
-        for lv in own(&report) {
+        let mut scan = Scan {
+            defects: self.vg.astray_defects(&report),
+            ..Scan::default()
+        };
+        let astray = names_of(&scan.defects);
+        for lv in own(&report).filter(|lv| !astray.contains(&lv.name)) {
             match sort(lv, true) {
                 Sort::Ours(record) => {
                     if lv.is_lost() {
@@ -89,8 +94,8 @@ impl LvmPool {
         status.media = media(&report);
         status.total = report.vg.size;
         if status.problem.is_none() {
-            status.free = report.vg.free;
-            status.largest = report.vg.free;
+            status.free = report.free();
+            status.largest = status.free;
         }
         for lv in own(&report) {
             let Sort::Ours(record) = sort(lv, true) else {

@@ -36,6 +36,7 @@ impl LvmPool {
             self.condemn(there).await?;
         }
         self.vg.whole(&report)?;
+        self.vg.at_rest(from)?;
         let store = snapshot
             .growth
             .unwrap_or_default()
@@ -44,11 +45,11 @@ impl LvmPool {
         let store = store.min(largest_store(from.size, report.vg.extent));
         // Where nobody asked for a size, less will do to begin with.
         let store = match snapshot.growth {
-            None if report.vg.free > Bytes(0) => store.min(report.vg.free),
+            None if report.free() > Bytes(0) => store.min(report.free()),
             _ => store,
         };
-        if store > report.vg.free {
-            return Err(self.vg.full(report.vg.free, store));
+        if store > report.free() {
+            return Err(self.vg.full(report.free(), store));
         }
         let cmd = lvm("lvcreate").args(["-y", "-q", "-s", "-n", &name]);
         let cmd = cmd.args(["-L", &format!("{}b", store.0)]);

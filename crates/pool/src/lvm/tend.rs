@@ -18,6 +18,7 @@ impl LvmPool {
     /// A store is written to whenever a block of its origin is overwritten for the first time, or
     /// the snapshot itself is written to: its own counter tells all.
     pub(super) async fn tend_stores(&self) -> Result<Vec<Finding>> {
+        self.vg.look_if_disturbed().await?;
         let written = self.written()?;
         if written.is_empty() {
             return Ok(self.vg.findings());
@@ -55,7 +56,7 @@ impl LvmPool {
             findings.clear();
             all_tried = true;
             let mut grown = false;
-            let mut free = report.vg.free;
+            let mut free = report.free();
             for lv in &report.lvs {
                 let Sort::Ours(record) = sort(lv, true) else {
                     continue;

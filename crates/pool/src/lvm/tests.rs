@@ -329,6 +329,47 @@ async fn the_largest_volume_told_is_made_and_one_extent_more_is_not() {
     assert_eq!(told.largest, Bytes(0));
 }
 
+#[tokio::test]
+async fn a_disk_that_is_drained_is_no_room() {
+    let drained = |n: &str, json: &str| {
+        let open = format!("\"/dev/d{n}\", ");
+        let closed = format!("{open}\"pv_allocatable\":\"\", ");
+        assert!(json.contains(&open));
+        json.replace(&open, &closed)
+    };
+    let three = drained("0", &disks(&[2000, 1500, 400]));
+    for (layout, most, on_disks) in [
+        (Layout::Linear, 1900, ""),
+        (Layout::Striped, 800, " /dev/d1 /dev/d2"),
+        (Layout::Raid1, 396, ""),
+    ] {
+        let told = pool(Script::new().report(&three))
+            .capacity(layout, Provisioning::Thick)
+            .await;
+        assert_eq!(told.largest, Bytes::mib(most), "{layout:?}");
+        if layout == Layout::Striped {
+            let create = lvcreate(
+                &laid(layout),
+                "striped -i 2 -I 64k",
+                800 << 20,
+                &format!("vg-0{on_disks}"),
+            );
+            let (_sysfs, devices) = no_devices();
+            let pool = on(Script::new().report(&three).does(&create), devices);
+            pool.create(&laid(layout), Bytes::mib(800)).await.unwrap();
+        }
+    }
+    let status = pool(Script::new().report(&three)).status().await.unwrap();
+    assert_eq!(status.free, Bytes::mib(1900));
+    // Two disks, one of them closed, are one disk.
+    let lone = drained("1", &disks(&[2000, 2000]));
+    for layout in [Layout::Striped, Layout::Raid1] {
+        let pool = pool(Script::new().report(&lone).report(&lone));
+        let e = pool.create(&laid(layout), Bytes::mib(4)).await.unwrap_err();
+        assert_eq!(e.kind(), Kind::Full, "{e}");
+    }
+}
+
 fn cut_argv(cut: &Record, of: &Record, bytes: u64) -> String {
     let tags = flags("--addtag", &tags::of_record(cut).unwrap());
     let (name, origin) = (names::of(&cut.id), names::of(&of.id));
@@ -487,8 +528,10 @@ async fn the_store_of_a_held_origin_is_left_alone() {
 #[tokio::test]
 async fn a_store_takes_what_is_left_and_then_cries() {
     let (_root, devices) = sysfs(&[(STORE, false, 8)]);
-    let little = GROUP.replace("\"vg_free\":\"1669332992\"", "\"vg_free\":\"4194304\"");
-    let none = little.replace("\"vg_free\":\"4194304\"", "\"vg_free\":\"0\"");
+    let none = GROUP.replace("675282944", "0").replace("994050048", "0");
+    let little = GROUP
+        .replace("675282944", "4194304")
+        .replace("994050048", "0");
     let grow = "lvextend -y -q -L 20971520b vg-0/stowage-s-043a718774c572bd8a25adbeb1bfcd5c";
     let script = Script::new().report(&little).does(grow).report(&none);
     let findings = on(script, devices).tend().await.unwrap();

@@ -124,9 +124,10 @@ impl LvmPool {
             return Ok(lv.size);
         }
         self.vg.whole(&report)?;
+        self.vg.at_rest(lv)?;
         let more = Bytes(size.minus(lv.size).0 * lv.copies());
-        if more > report.vg.free {
-            return Err(self.vg.full(report.vg.free, more));
+        if more > report.free() {
+            return Err(self.vg.full(report.free(), more));
         }
         let reactivate = self.free_of_snapshots(&report, lv).await?;
         hit("lvm.grow.begin");

@@ -14,6 +14,7 @@ impl ThinPool {
         let _turn = self.vg.turn().await;
         let report = self.vg.report().await?;
         let Some(lv) = report.lv(&name) else {
+            self.vg.is_gone(&report, record)?;
             return Ok(Removed::Gone);
         };
         self.unneeded(&report, lv, record).await?;
@@ -27,7 +28,7 @@ impl ThinPool {
         let report = self.vg.report().await?;
         match report.lv(&names::of(&record.id)) {
             Some(lv) => self.unneeded(&report, lv, record).await,
-            None => Ok(()),
+            None => self.vg.is_gone(&report, record),
         }
     }
 
@@ -53,6 +54,7 @@ impl ThinPool {
                 cow.name
             )));
         }
+        self.vg.at_rest(lv)?;
         self.vg.unused(name).await
     }
 
@@ -61,7 +63,7 @@ impl ThinPool {
         let _turn = self.vg.turn().await;
         let report = self.vg.report().await?;
         let Some(lv) = report.lv(name) else {
-            return Ok(());
+            return self.vg.not_hidden(&report, name);
         };
         // The name may have become a volume's since the leftover was seen.
         if lv.pool.as_ref() != Some(&self.options.thin_pool)

@@ -4,7 +4,7 @@ use stowage_model::volumes::PoolStatus;
 use stowage_model::{Bytes, PoolKind, Result};
 
 use super::ThinPool;
-use crate::vg::sort::{Sort, sort};
+use crate::vg::sort::{Sort, names_of, sort};
 use crate::vg::{media, names};
 use crate::{Defect, Found, Leftover, Pool, Scan};
 
@@ -12,8 +12,15 @@ impl ThinPool {
     pub(super) async fn scan_pool(&self) -> Result<Scan> {
         let report = self.vg.report().await?;
         self.thin_pool(&report)?;
-        let mut scan = Scan::default();
-        for lv in self.members(&report) {
+        let mut scan = Scan {
+            defects: self.vg.astray_defects(&report),
+            ..Scan::default()
+        };
+        let astray = names_of(&scan.defects);
+        for lv in self
+            .members(&report)
+            .filter(|lv| !astray.contains(&lv.name))
+        {
             match sort(lv, false) {
                 Sort::Ours(record) => scan.found.push(Found {
                     record: *record,

@@ -26,6 +26,7 @@ const ALARM: f64 = 95.0;
 
 impl ThinPool {
     pub(super) async fn watch_fill(&self) -> Result<Vec<Finding>> {
+        self.vg.look_if_disturbed().await?;
         let written = self.written()?;
         if let Some(findings) = self.watch.unchanged(&written) {
             return Ok([findings, self.vg.findings()].concat());

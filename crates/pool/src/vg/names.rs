@@ -20,6 +20,24 @@ pub(crate) fn id(lv: &str) -> Option<Id> {
     lv.strip_prefix(PREFIX)?.parse().ok()
 }
 
+/// Whether a device-mapper name, without that of its group, is of an LV of ours: the LV itself, what
+/// lies under it while it has snapshots, or a copy of a mirror.
+pub(crate) fn is_ordinary(dm: &str) -> bool {
+    let whole = dm.replace("--", "-");
+    let lv = ["-cow", "-real"]
+        .iter()
+        .find_map(|layer| whole.strip_suffix(layer))
+        .unwrap_or(&whole);
+    let lv = lv.split_once('_').map_or(lv, |(lv, part)| {
+        let copy = ["rimage_", "rmeta_", "mimage_", "mlog"];
+        match copy.iter().any(|copy| part.starts_with(copy)) {
+            true => lv,
+            false => "",
+        }
+    });
+    id(lv).is_some() || is_condemned(lv)
+}
+
 /// A fresh name for a removed LV.
 pub(crate) fn condemned() -> String {
     // std seeds every RandomState anew from the kernel; no other source of chance is at hand.
@@ -33,6 +51,11 @@ pub(crate) fn condemned() -> String {
 pub(crate) fn is_condemned(lv: &str) -> bool {
     lv.strip_prefix(CONDEMNED)
         .is_some_and(|rest| rest.len() == 16 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Whether an LV was removed by us, whatever became a part of its name since.
+pub(crate) fn was_condemned(lv: &str) -> bool {
+    lv.starts_with(CONDEMNED)
 }
 
 /// The device-mapper name of an LV: group and volume with their hyphens doubled, one between.
@@ -76,6 +99,22 @@ mod tests {
         assert_ne!(one, two);
         assert!(is_condemned(&one) && id(&one).is_none());
         assert!(!is_condemned("stowage-x-"));
+    }
+
+    #[test]
+    fn devices_of_our_lvs_are_told_from_parts_that_others_made() {
+        let lv = of(&samples::volume("v").id);
+        for ours in ["", "-cow", "-real", "_rimage_0", "_rmeta_1", "_mimage_0"] {
+            let dm = dm("vg", &lv);
+            assert!(is_ordinary(&format!("{}{ours}", &dm[3..])), "{ours}");
+        }
+        for theirs in ["_wcorig", "_corig", "_tdata", "_cvol"] {
+            let dm = dm("vg", &lv);
+            assert!(!is_ordinary(&format!("{}{theirs}", &dm[3..])), "{theirs}");
+        }
+        for theirs in ["root", "pvmove0", "tp-tpool", "stowage--v--12", ""] {
+            assert!(!is_ordinary(theirs), "{theirs}");
+        }
     }
 
     #[test]

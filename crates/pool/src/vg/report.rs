@@ -13,17 +13,27 @@ use super::lvm;
 pub(crate) struct Report {
     pub(crate) vg: Group,
     pub(crate) pvs: Vec<Pv>,
-    /// The LVs a person sees; LVM's hidden ones (in brackets) are left out.
+    /// The LVs a person sees.
     pub(crate) lvs: Vec<Lv>,
+    /// The LVs that are parts of others, which LVM shows in brackets; here without them.
+    pub(crate) hidden: Vec<Lv>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Group {
     pub(crate) extent: Bytes,
     pub(crate) size: Bytes,
-    pub(crate) free: Bytes,
     pub(crate) missing_pvs: u64,
     pub(crate) tags: Vec<String>,
+    pub(crate) metadata: Area,
+}
+
+/// The fullest of the places where the group's metadata are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Area {
+    /// 0 where LVM tells none.
+    pub(crate) size: Bytes,
+    pub(crate) free: Bytes,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,6 +41,15 @@ pub(crate) struct Pv {
     pub(crate) name: String,
     pub(crate) free: Bytes,
     pub(crate) missing: bool,
+    /// LVM allocates from it; an administrator who drains a disk says no (`pvchange -xn`).
+    pub(crate) allocatable: bool,
+}
+
+impl Pv {
+    /// Whether new extents may come from it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.allocatable && !self.missing
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,6 +63,8 @@ pub(crate) struct Lv {
     attr: String,
     pub(crate) origin: Option<String>,
     pub(crate) pool: Option<String>,
+    /// What an administrator put before it as a cache.
+    pub(crate) cache: Option<String>,
     /// Fill of a snapshot's store, a thin volume or a thin pool; absent while inactive.
     pub(crate) data_percent: Option<f64>,
     pub(crate) metadata_percent: Option<f64>,
@@ -61,9 +82,20 @@ impl Lv {
         self.attr.as_bytes().get(index).copied().unwrap_or(b'-')
     }
 
-    /// A copy-on-write snapshot (`S` when its store overflowed and it is to be merged).
+    /// A copy-on-write snapshot (`S` when it is to be merged). The letter is another one while its
+    /// store is converted; its origin stays.
     pub(crate) fn is_cow(&self) -> bool {
-        matches!(self.letter(0), b's' | b'S')
+        matches!(self.letter(0), b's' | b'S') || self.origin.is_some() && self.pool.is_none()
+    }
+
+    /// Being merged into its origin.
+    pub(crate) fn is_merging(&self) -> bool {
+        self.letter(0) == b'S'
+    }
+
+    /// LVM changes nothing of it but its tags, as while pvmove copies it to another disk.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.letter(2).is_ascii_uppercase()
     }
 
     pub(crate) fn is_thin_pool(&self) -> bool {
@@ -114,9 +146,12 @@ impl Lv {
         }
     }
 
-    /// A raid1 takes its extents twice.
+    /// A raid1, or an older kind of mirror, takes its extents twice.
     pub(crate) fn copies(&self) -> u64 {
-        if self.letter(6) == b'r' { 2 } else { 1 }
+        match self.letter(6) {
+            b'r' | b'm' => 2,
+            _ => 1,
+        }
     }
 }
 
@@ -134,10 +169,17 @@ impl Report {
         self.lvs.iter().find(|lv| lv.name == name)
     }
 
+    /// What LVM would allocate from.
+    pub(crate) fn free(&self) -> Bytes {
+        let open = self.pvs.iter().filter(|pv| pv.is_open());
+        open.map(|pv| pv.free).sum()
+    }
+
     /// The copy-on-write snapshots of an LV, also those that are not ours.
     pub(crate) fn cows_of<'a>(&'a self, origin: &'a str) -> impl Iterator<Item = &'a Lv> {
         self.lvs
             .iter()
+            .chain(&self.hidden)
             .filter(move |lv| lv.is_cow() && lv.origin.as_deref() == Some(origin))
     }
 }
@@ -148,9 +190,9 @@ pub(super) fn command(vg: &str) -> Cmd {
     const COLUMNS: [(&str, &str); 5] = [
         (
             "vg",
-            "vg_extent_size,vg_size,vg_free,vg_missing_pv_count,vg_tags",
+            "vg_extent_size,vg_size,vg_missing_pv_count,vg_tags,vg_mda_size,vg_mda_free",
         ),
-        ("pv", "pv_name,pv_free,pv_missing"),
+        ("pv", "pv_name,pv_free,pv_missing,pv_allocatable"),
         (
             "lv",
             "lv_name,lv_size,origin_size,lv_attr,origin,pool_lv,data_percent,metadata_percent,lv_tags",
@@ -160,6 +202,7 @@ pub(super) fn command(vg: &str) -> Cmd {
     ];
     let cmd = lvm("lvm").args([
         "fullreport",
+        "-a",
         "--reportformat",
         "json",
         "--units",
@@ -195,9 +238,12 @@ struct Sections {
 struct VgRow {
     vg_extent_size: String,
     vg_size: String,
-    vg_free: String,
     vg_missing_pv_count: String,
     vg_tags: String,
+    #[serde(default)]
+    vg_mda_size: String,
+    #[serde(default)]
+    vg_mda_free: String,
 }
 
 #[derive(Deserialize)]
@@ -205,6 +251,12 @@ struct PvRow {
     pv_name: String,
     pv_free: String,
     pv_missing: String,
+    #[serde(default = "allocatable")]
+    pv_allocatable: String,
+}
+
+fn allocatable() -> String {
+    "allocatable".to_owned()
 }
 
 #[derive(Deserialize)]
@@ -243,13 +295,21 @@ pub(super) fn parse(json: &str) -> Result<Report> {
     let Some(vg) = vg.first() else {
         return Err(Error::internal("the report of lvm names no volume group"));
     };
+    let (hidden, lvs): (Vec<_>, Vec<_>) =
+        lv.into_iter().partition(|lv| lv.lv_name.starts_with('['));
+    let read = |lvs: Vec<LvRow>| -> Result<Vec<Lv>> {
+        lvs.into_iter().map(|lv| read_lv(lv, &seg)).collect()
+    };
     Ok(Report {
         vg: Group {
             extent: bytes("vg_extent_size", &vg.vg_extent_size)?,
             size: bytes("vg_size", &vg.vg_size)?,
-            free: bytes("vg_free", &vg.vg_free)?,
             missing_pvs: bytes("vg_missing_pv_count", &vg.vg_missing_pv_count)?.0,
             tags: list(&vg.vg_tags),
+            metadata: Area {
+                size: optional("vg_mda_size", &vg.vg_mda_size)?,
+                free: optional("vg_mda_free", &vg.vg_mda_free)?,
+            },
         },
         pvs: pv
             .iter()
@@ -258,14 +318,12 @@ pub(super) fn parse(json: &str) -> Result<Report> {
                     name: pv.pv_name.clone(),
                     free: bytes("pv_free", &pv.pv_free)?,
                     missing: !pv.pv_missing.is_empty(),
+                    allocatable: !pv.pv_allocatable.is_empty(),
                 })
             })
             .collect::<Result<_>>()?,
-        lvs: lv
-            .into_iter()
-            .filter(|lv| !lv.lv_name.starts_with('['))
-            .map(|lv| read_lv(lv, &seg))
-            .collect::<Result<_>>()?,
+        lvs: read(lvs)?,
+        hidden: read(hidden)?,
     })
 }
 
@@ -275,14 +333,21 @@ fn read_lv(row: LvRow, segments: &[SegRow]) -> Result<Lv> {
         .filter(|segment| segment.lv_name == row.lv_name);
     let segment = own.next();
     let last = own.next_back().or(segment);
+    // A cache, and what is cached, are parts of the LV and therefore in brackets.
+    let (cache, pool) = match bare(&row.pool_lv) {
+        Some(cache) => (Some(cache.to_owned()), None),
+        None => (None, word(row.pool_lv)),
+    };
+    let origin = word(row.origin).filter(|origin| bare(origin).is_none());
     Ok(Lv {
         size: bytes("lv_size", &row.lv_size)?,
         origin_size: word(row.origin_size)
             .map(|n| bytes("origin_size", &n))
             .transpose()?,
         attr: row.lv_attr,
-        origin: word(row.origin),
-        pool: word(row.pool_lv),
+        origin,
+        pool,
+        cache,
         data_percent: percent("data_percent", &row.data_percent)?,
         metadata_percent: percent("metadata_percent", &row.metadata_percent)?,
         tags: list(&row.lv_tags),
@@ -291,8 +356,13 @@ fn read_lv(row: LvRow, segments: &[SegRow]) -> Result<Lv> {
         stripes: last
             .and_then(|segment| segment.stripes.parse().ok())
             .unwrap_or(1),
-        name: row.lv_name,
+        name: bare(&row.lv_name).unwrap_or(&row.lv_name).to_owned(),
     })
+}
+
+/// A name that was in brackets.
+fn bare(name: &str) -> Option<&str> {
+    name.strip_prefix('[')?.strip_suffix(']')
 }
 
 fn word(text: String) -> Option<String> {
@@ -310,6 +380,14 @@ fn bytes(column: &str, text: &str) -> Result<Bytes> {
     text.parse()
         .map(Bytes)
         .map_err(|_| unreadable(column, text))
+}
+
+/// A number that older versions, or the recordings of tests, do not have.
+fn optional(column: &str, text: &str) -> Result<Bytes> {
+    match text {
+        "" => Ok(Bytes(0)),
+        _ => bytes(column, text),
+    }
 }
 
 fn percent(column: &str, text: &str) -> Result<Option<f64>> {

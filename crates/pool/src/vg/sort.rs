@@ -1,9 +1,12 @@
 //! What an LV is to us, told by its name, its tags and its kind.
 
+use std::collections::BTreeSet;
+
 use stowage_model::{Error, Id, Record};
 
 use super::report::Lv;
 use super::{names, tags};
+use crate::Defect;
 use crate::contract;
 
 /// What an LV is.
@@ -77,6 +80,15 @@ pub(crate) fn may_go(lv: &Lv, thick: bool, meant: &Record) -> Result<(), String>
         Sort::Unreadable(why) => Err(why),
         Sort::Foreign => Err("it was not made by us".to_owned()),
     }
+}
+
+/// The LVs among these defects that are astray.
+pub(crate) fn names_of(defects: &[Defect]) -> BTreeSet<String> {
+    let astray = |defect: &Defect| match defect {
+        Defect::Astray { lv, .. } => Some(lv.clone()),
+        _ => None,
+    };
+    defects.iter().filter_map(astray).collect()
 }
 
 /// The readers of a snapshot's LV, as far as their tags can be read.

@@ -11,6 +11,8 @@ use stowage_model::{Error, Id, Record, Result};
 
 /// Every tag of ours begins so.
 const OURS: &str = "stowage.";
+/// What comes before the id of an LV's own record.
+const ID: &str = "stowage.id=";
 /// What comes before the id in a reader's tags.
 const READER: &str = "stowage.r.";
 /// On an LV that is being made in several steps; its record comes with the last of them.
@@ -23,6 +25,18 @@ const LONGEST: usize = 1024;
 /// Whether any of these tags is ours.
 pub(crate) fn any_ours(tags: &[String]) -> bool {
     tags.iter().any(|tag| tag.starts_with(OURS))
+}
+
+/// Whether any of these tags is part of a record, or marks one in the making.
+pub(crate) fn any_record(tags: &[String]) -> bool {
+    let record = |tag: &String| tag.starts_with(OURS) && !tag.starts_with(POOL);
+    tags.iter().any(record)
+}
+
+/// The id an LV's own record is of, as far as that can be read.
+pub(crate) fn id(tags: &[String]) -> Option<Id> {
+    tags.iter()
+        .find_map(|tag| tag.strip_prefix(ID)?.parse().ok())
 }
 
 /// The tags of a record on its own LV.
