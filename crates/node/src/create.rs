@@ -8,7 +8,7 @@ use stowage_model::record::Content;
 use stowage_model::request::Source;
 use stowage_model::volumes::Volume;
 use stowage_model::{Bytes, Error, Id, Kind, Record, Result, VolumeRequest};
-use stowage_pool::Pool;
+use stowage_pool::{Pool, Written};
 
 use crate::ephemeral::EphemeralRules;
 use crate::index::Entry;
@@ -204,6 +204,8 @@ impl Inner {
             };
             self.unnote(&record.id).await?;
             self.index.put(Entry::new(record.clone(), made, pool));
+        } else if self.nothing_to_copy(source).await? {
+            return self.make_blank(pool, record, size).await;
         } else {
             record.content = Content::Filling;
             self.make_in(&pool, &record, size).await?;
@@ -211,6 +213,25 @@ impl Inner {
             self.fill_or_undo(&self.index.need(&record.id)?).await?;
         }
         self.volume_of(&self.index.need(&record.id)?)
+    }
+
+    /// Whether a copy of this is a new blank volume: nothing was ever handed out. Its bytes are no
+    /// one's then, but need not be zeros (a thick logical volume lies on what others left), and with
+    /// them the copy could never be seen to be blank, nor be formatted.
+    async fn nothing_to_copy(&self, source: &Entry) -> Result<bool> {
+        // A first stage under way is waited for.
+        let _held = match source.record.is_snapshot() {
+            true => None,
+            false => Some(self.ops.begin(&source.record.id, "cloning").await?),
+        };
+        let source = self.index.need(&source.record.id)?;
+        self.copyable(&source)?;
+        if source.record.content != Content::Blank {
+            return Ok(false);
+        }
+        // What somebody wrote behind our back is copied, and found by whoever mounts the copy.
+        let written = source.pool.written(&source.record).await?;
+        Ok(!matches!(written, Written::Something(_)))
     }
 
     /// Fill a volume; one that cannot be filled goes, so that the error is the whole outcome also

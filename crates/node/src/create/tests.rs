@@ -2,8 +2,9 @@ use super::*;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use stowage_model::request::{Media, Placement};
-use stowage_model::volumes::Volumes;
+use stowage_model::volumes::{Finding, Severity, Trouble, Volumes};
 use stowage_model::{FsType, LimitsChange, PoolName};
+use stowage_pool::Defect;
 
 use crate::testing::{Bench, wanted};
 
@@ -72,6 +73,37 @@ async fn a_pool_that_could_not_be_read_counts_whatever_medium_is_asked_for() {
     bench.local.inner.unread.is_read(&gone);
     let made = bench.local.create(on_ssd("v")).await.unwrap();
     assert_eq!(made.pool.as_str(), "a");
+}
+
+#[tokio::test]
+async fn what_is_astray_in_a_pool_is_told_and_neither_made_again_nor_deleted() {
+    let bench = Bench::new().await;
+    let want = wanted("v", "a", None);
+    let id = Id::derive(stowage_model::id::Role::Volume, &want.name);
+    let finding = Finding {
+        severity: Severity::Error,
+        trouble: Trouble::BadRecord,
+        subject: id.to_string(),
+        what: "renamed by somebody".into(),
+        mend: "rename it back".into(),
+    };
+    *bench.a.defects.lock().unwrap() = vec![Defect::Astray {
+        lv: "theirs".into(),
+        ids: vec![id.clone()],
+        finding: finding.clone(),
+    }];
+    let pool: Arc<dyn Pool> = bench.a.clone();
+    bench.local.inner.take_in(pool).await.unwrap();
+    let found = bench.local.findings().await.unwrap();
+    assert!(found.contains(&finding), "{found:?}");
+    for refused in [
+        bench.local.delete(&id).await,
+        bench.local.create(want).await.map(drop),
+    ] {
+        let e = refused.unwrap_err();
+        assert_eq!(e.kind(), Kind::Precondition, "{e}");
+        assert!(e.message().contains("theirs"), "{e}");
+    }
 }
 
 #[tokio::test]
@@ -145,12 +177,34 @@ async fn a_copy_is_whole_though_its_source_is_read_by_others() {
     let bench = Bench::new().await;
     let source = bench.volume("v").await;
     let snapshot = bench.snapshot(&source, "s").await;
+    bench.alter(&snapshot, |e| e.record.content = Content::Raw);
     std::fs::write(bench.a.file(&snapshot), vec![7; 16 << 20]).unwrap();
     bench.a.busy.lock().unwrap().insert(snapshot.clone());
     let want = wanted("r", "b", Some(Source::Snapshot(snapshot)));
     let made = bench.local.create(want).await.unwrap();
     let bytes = std::fs::read(bench.b.file(&made.record.id)).unwrap();
     assert!(bytes.iter().all(|b| *b == 7));
+}
+
+#[tokio::test]
+async fn a_copy_of_what_was_never_handed_out_is_a_new_blank_volume() {
+    let bench = Bench::new().await;
+    let source = bench.volume("v").await;
+    let snapshot = bench.snapshot(&source, "s").await;
+    // As a thick logical volume lies on what others left.
+    for id in [&source, &snapshot] {
+        std::fs::write(bench.a.file(id), vec![7; 16 << 20]).unwrap();
+    }
+    let from_volume = wanted("c", "b", Some(Source::Volume(source)));
+    let from_snapshot = wanted("r", "b", Some(Source::Snapshot(snapshot)));
+    for want in [from_volume, from_snapshot] {
+        let made = bench.local.create(want.clone()).await.unwrap();
+        assert_eq!(made.record.content, Content::Blank);
+        let bytes = std::fs::read(bench.b.file(&made.record.id)).unwrap();
+        assert!(bytes.iter().all(|b| *b == 0));
+        let again = bench.local.create(want).await.unwrap();
+        assert_eq!(again.record, made.record);
+    }
 }
 
 #[tokio::test(start_paused = true)]
