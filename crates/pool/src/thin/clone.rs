@@ -39,6 +39,7 @@ impl ThinPool {
             hit("thin.clone.grown");
             self.finish(&name, new).await?;
         }
+        self.promise(size);
         hit("thin.clone.made");
         Ok(size)
     }

@@ -1,6 +1,6 @@
 //! How much may still be promised, and whether anything new may be made at all.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use stowage_model::{Bytes, Error, Result};
 
@@ -66,17 +66,27 @@ impl ThinPool {
         if !self.thin_pool(&last).is_ok_and(is_calm) {
             return None;
         }
-        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        if !since.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, &last)) {
-            *since = (Some(Arc::clone(&last)), Bytes(0));
-        }
-        Some((last, since.1))
+        let since = self.promised_since(&last).1;
+        Some((last, since))
     }
 
-    /// Count a promise made without a look.
-    pub(super) fn promise(&self, size: Bytes) {
+    /// What was promised since this look.
+    fn promised_since(&self, last: &Arc<Report>) -> MutexGuard<'_, (Option<Arc<Report>>, Bytes)> {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.1 = since.1 + size;
+        if !since.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, last)) {
+            *since = (Some(Arc::clone(last)), Bytes(0));
+        }
+        since
+    }
+
+    /// Count what was promised to a new volume, a clone or one that grew: the last look, which the
+    /// next creation may go by, does not show it. One taken since may; then it counts twice, until
+    /// the next.
+    pub(super) fn promise(&self, size: Bytes) {
+        if let Some(last) = self.vg.recall() {
+            let mut since = self.promised_since(&last);
+            since.1 = since.1 + size;
+        }
     }
 
     /// Refuse what would promise or fill too much. A snapshot promises nothing.

@@ -130,6 +130,41 @@ async fn a_filled_pool_takes_nothing_new() {
 }
 
 #[tokio::test]
+async fn a_clone_and_growth_count_before_the_next_look() {
+    let t = volume("t");
+    let clone = Record {
+        source: Some(t.id.clone()),
+        ..volume("c")
+    };
+    // The same room is taken when t is twice as large.
+    let (small, large) = ("\"lv_size\":\"62914560\"", "\"lv_size\":\"125829120\"");
+    let after = GROUP.replace(
+        &format!("{}\", {small}", lv(&t)),
+        &format!("{}\", {large}", lv(&t)),
+    );
+    assert_ne!(after, GROUP);
+    let cloned = format!(
+        "lvcreate -y -q -s -kn -n {} vg-0/{} {}",
+        lv(&clone),
+        lv(&t),
+        tags_of(&clone)
+    );
+    let grown = format!("lvextend -y -q -L 125829120b vg-0/{}", lv(&t));
+    for change in [&cloned, &grown] {
+        let script = Script::new().report(GROUP).does(change).report(&after);
+        let pool = pool(script);
+        match change == &cloned {
+            true => pool.clone_volume(&t, &clone, Bytes::mib(60)).await,
+            false => pool.grow(&t, Bytes::mib(120)).await,
+        }
+        .unwrap();
+        // 132Mi could be promised before, 72Mi can be now.
+        let e = pool.create(&volume("new"), Bytes::mib(100)).await;
+        assert_eq!(e.unwrap_err().kind(), Kind::Full, "{change}");
+    }
+}
+
+#[tokio::test]
 async fn a_half_made_volume_is_made_anew() {
     let th = volume("th");
     let script = Script::new()

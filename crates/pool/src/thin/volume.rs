@@ -137,9 +137,11 @@ impl ThinPool {
         if lv.size >= size {
             return Ok(lv.size);
         }
-        self.has_room(&report, size.minus(lv.size))?;
+        let more = size.minus(lv.size);
+        self.has_room(&report, more)?;
         hit("thin.grow.begin");
         self.lvextend(&name, size).await?;
+        self.promise(more);
         hit("thin.grow.made");
         Ok(size)
     }
