@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use stowage_model::{Bytes, PoolKind};
+use stowage_model::{Bytes, PoolKind, Reserve};
 
 use crate::config::DEFAULT_ADMIN_SOCKET;
 
@@ -128,6 +128,9 @@ pub(crate) struct PoolCreate {
     /// How many times the space may be promised to thin volumes.
     #[arg(long)]
     pub(crate) overprovision: Option<f64>,
+    /// What is promised to nobody: a size, as 10Gi, or a part of the pool, as 5%.
+    #[arg(long)]
+    pub(crate) reserve: Option<Reserve>,
     /// Destroy what is on the disks.
     #[arg(long)]
     pub(crate) force: bool,

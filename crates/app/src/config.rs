@@ -82,6 +82,7 @@ impl Config {
             vg: None,
             thin_pool: None,
             overprovision: None,
+            reserve: None,
             wipe: None,
         });
         Ok(config)

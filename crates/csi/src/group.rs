@@ -152,6 +152,6 @@ fn reply(group: &Group) -> Result<VolumeGroupSnapshot> {
         group_snapshot_id: group.id.to_string(),
         snapshots,
         creation_time: created.map(timestamp),
-        ready_to_use: true,
+        ready_to_use: group.members.iter().all(|member| !member.lost),
     })
 }

@@ -19,6 +19,7 @@ pub mod params;
 pub mod publish;
 pub mod record;
 pub mod request;
+pub mod reserve;
 pub mod volumes;
 
 pub use bytes::Bytes;
@@ -29,4 +30,5 @@ pub use limits::{Limits, LimitsChange};
 pub use publish::Publish;
 pub use record::Record;
 pub use request::{PoolKind, SnapshotRequest, VolumeRequest};
+pub use reserve::Reserve;
 pub use volumes::{Snapshot, Volume, Volumes};

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub pool: PoolName,
     /// The size a volume restored from it needs at least.
     pub size: Bytes,
+    /// Its store overflowed: what it kept is gone.
+    pub lost: bool,
 }
 
 impl Snapshot {

@@ -39,6 +39,9 @@ impl Inner {
         self.unread.among(&allowed)?;
         self.end_failed_creation(&id).await?;
         let source = want.source.as_ref().map(|s| self.source(s)).transpose()?;
+        if let Some(source) = &source {
+            source.pool.intact(&source.record).await?;
+        }
         let asked = asked_size(want, source.as_ref())?;
         let allowed = match inline {
             Some(rules) => self.for_inline(rules, allowed, asked).await?,

@@ -156,6 +156,7 @@ impl Inner {
         let removed = passing.pool.remove(&passing.record).await?;
         self.purge_later(&passing.pool, removed);
         self.index.remove(&passing.record.id);
+        self.not_lost_any_more(passing);
         Ok(())
     }
 

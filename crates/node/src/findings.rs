@@ -55,6 +55,27 @@ impl Inner {
         Ok(findings)
     }
 
+    /// Whether the last look at the pool of a snapshot found that it overflowed.
+    pub(crate) fn is_lost(&self, snapshot: &Entry) -> bool {
+        let id = snapshot.record.id.as_str();
+        [&self.found, &self.upkeep].into_iter().any(|kept| {
+            let kept = kept.read().unwrap_or_else(PoisonError::into_inner);
+            let mut of_pool = kept.get(snapshot.pool.name()).into_iter().flatten();
+            of_pool.any(|f| f.trouble == Trouble::SnapshotLost && f.subject == id)
+        })
+    }
+
+    /// A snapshot is gone; the next of its name has its id.
+    pub(crate) fn not_lost_any_more(&self, snapshot: &Entry) {
+        let id = snapshot.record.id.as_str();
+        for kept in [&self.found, &self.upkeep] {
+            let mut kept = kept.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(of_pool) = kept.get_mut(snapshot.pool.name()) {
+                of_pool.retain(|f| f.trouble != Trouble::SnapshotLost || f.subject != id);
+            }
+        }
+    }
+
     /// Keep a finding about something in this pool until the next start.
     pub(crate) fn found_in(&self, pool: &PoolName, finding: Finding) {
         let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);

@@ -15,11 +15,17 @@ use stowage_pool::Pool;
 
 use crate::index::Entry;
 use crate::local::Inner;
-use crate::snapshot::snapshot_of;
 
 type ByPool = BTreeMap<PoolName, (Arc<dyn Pool>, Vec<Record>)>;
 
 impl Inner {
+    fn group_of(&self, id: Id, members: &[Entry]) -> Group {
+        Group {
+            id,
+            members: members.iter().map(|e| self.snapshot_of(e)).collect(),
+        }
+    }
+
     pub(crate) async fn cut_group(self: &Arc<Self>, want: GroupRequest) -> Result<Group> {
         let id = Id::derive(Role::Group, &want.name);
         let mut sources = want.sources.clone();
@@ -40,7 +46,7 @@ impl Inner {
                 .filter_map(|e| e.record.source.as_ref())
                 .collect();
             if cut.len() == sources.len() && sources.iter().all(|s| cut.contains(&s)) {
-                return Ok(group_of(id, &present));
+                return Ok(self.group_of(id, &present));
             }
             return Err(Error::exists(format!(
                 "the group {:?} exists with other members; choose another name",
@@ -74,7 +80,7 @@ impl Inner {
             self.end_failed_creation(&member.id).await?;
         }
         self.cut_all(&cuts).await?;
-        Ok(group_of(id.clone(), &self.members(&id)))
+        Ok(self.group_of(id.clone(), &self.members(&id)))
     }
 
     async fn cut_all(self: &Arc<Self>, cuts: &[(Entry, Record)]) -> Result<()> {
@@ -180,7 +186,7 @@ impl Inner {
                 "there is no group of snapshots {id}"
             )));
         }
-        Ok(group_of(id.clone(), &members))
+        Ok(self.group_of(id.clone(), &members))
     }
 }
 
@@ -215,11 +221,4 @@ async fn resume_all(by_pool: &ByPool) -> Result<()> {
         result = result.and(pool.resume(records).await);
     }
     result
-}
-
-fn group_of(id: Id, members: &[Entry]) -> Group {
-    Group {
-        id,
-        members: members.iter().map(snapshot_of).collect(),
-    }
 }

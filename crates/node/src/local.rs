@@ -34,7 +34,6 @@ use crate::jobs::{Job, Jobs};
 use crate::journal::{Intent, Journal};
 use crate::ops::Ops;
 use crate::pools::PoolConfig;
-use crate::snapshot::snapshot_of;
 use crate::tend::Chore;
 use crate::unread::Unread;
 
@@ -339,7 +338,7 @@ impl Volumes for Local {
             .inner
             .index
             .list(|e| e.record.is_snapshot() && !e.record.ephemeral);
-        Ok(lasting.iter().map(snapshot_of).collect())
+        Ok(lasting.iter().map(|e| self.inner.snapshot_of(e)).collect())
     }
 
     async fn snapshot_group(&self, want: GroupRequest) -> Result<Group> {

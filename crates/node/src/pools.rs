@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use stowage_host::{Runner, blocking, durable};
 use stowage_model::error::Context;
 use stowage_model::volumes::PoolStatus;
-use stowage_model::{Error, PoolKind, PoolName, Result};
+use stowage_model::{Error, PoolKind, PoolName, Reserve, Result};
 use stowage_pool::Pool;
 use stowage_pool::file::{self, FilePool};
 use stowage_pool::lvm::{self, LvmPool};
@@ -38,6 +38,9 @@ pub struct PoolConfig {
     /// How many times the space may be promised to thin volumes (1.0 when absent).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overprovision: Option<f64>,
+    /// What is promised to nobody: `10Gi`, or `5%` of the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Reserve>,
     /// How a removed thick logical volume is wiped: `zero` (when absent), `discard` or `none`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wipe: Option<Wipe>,
@@ -149,6 +152,7 @@ impl PoolConfig {
             name: self.name.clone(),
             vg: self.vg()?,
             wipe,
+            reserve: self.reserve.unwrap_or_default(),
         })
     }
 
@@ -160,6 +164,7 @@ impl PoolConfig {
             overprovision: self.ratio()?,
             data_limit: thin::Options::DATA_LIMIT,
             metadata_limit: thin::Options::METADATA_LIMIT,
+            reserve: self.reserve.unwrap_or_default(),
         })
     }
 
@@ -195,6 +200,7 @@ impl PoolConfig {
                     name: self.name.clone(),
                     path: self.path.clone().unwrap_or_default(),
                     overprovision: self.ratio()?,
+                    reserve: self.reserve.unwrap_or_default(),
                     may_initialise: first,
                 };
                 Arc::new(blocking(move || FilePool::open(options)).await?)

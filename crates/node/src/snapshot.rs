@@ -38,7 +38,7 @@ impl Inner {
                     entry.title()
                 )));
             }
-            return Ok(snapshot_of(&entry));
+            return Ok(self.snapshot_of(&entry));
         }
         // It can only be where its source is, and that pool is there.
         self.unread.rule_out_record(&id)?;
@@ -53,7 +53,7 @@ impl Inner {
         failpoint::hit("node.snapshot.begun");
         self.cut(&source, &record).await?;
         failpoint::hit("node.snapshot.cut");
-        Ok(snapshot_of(&self.index.need(&record.id)?))
+        Ok(self.snapshot_of(&self.index.need(&record.id)?))
     }
 
     /// A volume that can be cut now.
@@ -176,6 +176,16 @@ impl Inner {
         self.remove_snapshot_locked(&entry).await
     }
 
+    /// The snapshot as doors see it.
+    pub(crate) fn snapshot_of(&self, entry: &Entry) -> Snapshot {
+        Snapshot {
+            record: entry.record.clone(),
+            pool: entry.pool.name().clone(),
+            size: crate::create::restore_size(entry),
+            lost: self.is_lost(entry),
+        }
+    }
+
     /// Refuse while something is being copied from a snapshot.
     pub(crate) fn not_copied_from(&self, entry: &Entry) -> Result<()> {
         match self.jobs.reads_from(&entry.record.id) {
@@ -193,14 +203,5 @@ impl Inner {
         self.drop_snapshot(entry).await?;
         failpoint::hit("node.snapshot.removed");
         Ok(())
-    }
-}
-
-/// The snapshot as doors see it.
-pub(crate) fn snapshot_of(entry: &Entry) -> Snapshot {
-    Snapshot {
-        record: entry.record.clone(),
-        pool: entry.pool.name().clone(),
-        size: crate::create::restore_size(entry),
     }
 }

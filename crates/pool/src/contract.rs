@@ -211,6 +211,15 @@ pub trait Pool: Send + Sync {
         Ok(Written::Unknown)
     }
 
+    /// Whether the bytes of a volume or snapshot are still there, as far as that can be told
+    /// without attaching it.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] for a snapshot that overflowed and whoever reads it.
+    async fn intact(&self, _record: &Record) -> Result<()> {
+        Ok(())
+    }
+
     /// Write a changed record.
     async fn rewrite(&self, record: &Record) -> Result<()>;
 

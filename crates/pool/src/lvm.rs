@@ -41,7 +41,7 @@ use async_trait::async_trait;
 use stowage_host::{Progress, Runner};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus};
-use stowage_model::{Bytes, PoolKind, PoolName, Record, Result};
+use stowage_model::{Bytes, PoolKind, PoolName, Record, Reserve, Result};
 
 use crate::vg::watch::Watch;
 use crate::vg::{Vg, names};
@@ -53,6 +53,7 @@ pub use setup::{Options, Wipe, make};
 pub struct LvmPool {
     vg: Vg,
     wipe: Wipe,
+    reserve: Reserve,
     /// Sectors written to each store, and how often the group was changed.
     watch: Watch<(BTreeMap<String, u64>, u64)>,
 }
@@ -70,6 +71,7 @@ impl LvmPool {
         Ok(Self {
             vg,
             wipe: options.wipe,
+            reserve: options.reserve,
             watch: Watch::default(),
         })
     }
@@ -137,6 +139,10 @@ impl Pool for LvmPool {
 
     async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
         self.add_reader(source, new, size).await
+    }
+
+    async fn intact(&self, record: &Record) -> Result<()> {
+        self.not_lost(record).await
     }
 
     async fn rewrite(&self, record: &Record) -> Result<()> {

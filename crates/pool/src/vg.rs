@@ -50,6 +50,11 @@ const READ: Duration = Duration::from_secs(30);
 const CHANGE: Duration = Duration::from_secs(120);
 /// A report this young serves where it only informs.
 const YOUNG: Duration = Duration::from_secs(1);
+/// So many changes are made before the group is looked at again, by kinds that need no look to make a
+/// volume.
+pub(crate) const UNSEEN: u64 = 24;
+/// Fill of the metadata, in percent, from which on it is told.
+const WARN_METADATA: u64 = 80;
 /// vgcreate's own default, until the group has been seen.
 const USUAL_EXTENT: Bytes = Bytes::mib(4);
 
@@ -71,6 +76,8 @@ struct Seen {
     report: Option<(Instant, Arc<Report>)>,
     /// The last look, however old.
     last: Option<Arc<Report>>,
+    /// How many changes there had been at that look.
+    last_at: u64,
     /// Counts changes by us, so that a report begun before one is not kept after it.
     changes: u64,
     extent: Bytes,
@@ -97,6 +104,7 @@ impl Vg {
         let seen = Seen {
             report: None,
             last: None,
+            last_at: 0,
             changes: 0,
             extent: USUAL_EXTENT,
             tags: HashMap::new(),
@@ -190,6 +198,7 @@ impl Vg {
                         .collect();
                     seen.report = Some((Instant::now(), Arc::clone(&report)));
                     seen.last = Some(Arc::clone(&report));
+                    seen.last_at = changes;
                 }
                 Ok(report)
             }
@@ -272,9 +281,14 @@ impl Vg {
         self.seen().last.clone()
     }
 
-    /// Whether the last look at the group found nothing wrong with it.
-    pub(crate) fn is_well(&self) -> bool {
-        self.seen().problem.is_none()
+    /// Whether the last look at the group found nothing wrong with it, and room in its metadata for
+    /// all that may have been made since.
+    pub(crate) fn is_roomy(&self) -> bool {
+        let seen = self.seen();
+        let roomy = |last: &Arc<Report>| last.vg.metadata.is_roomy();
+        seen.problem.is_none()
+            && seen.last.as_ref().is_none_or(roomy)
+            && seen.changes - seen.last_at < UNSEEN
     }
 
     /// How often the group was changed by us.
@@ -346,7 +360,16 @@ impl Vg {
                  {vg}; see lvmthin(7), \"Metadata repair\""
             ))
             .caused_by(error);
-        } else if says(&error, "nsufficient") || says(&error, "reached threshold") {
+        } else if says(&error, "exceeds maximum metadata size") {
+            return Error::full(format!(
+                "failed to {what}: the metadata area of volume group {vg} is full; {}",
+                self.more_metadata()
+            ))
+            .caused_by(error);
+        } else if says(&error, "nsufficient")
+            || says(&error, "reached threshold")
+            || says(&error, "Maximum number of logical volumes")
+        {
             return Error::full(format!("failed to {what}: pool {pool} has no room left"))
                 .caused_by(error);
         } else if says(&error, "locked") && !says(&error, "lock manager") {
@@ -384,6 +407,56 @@ impl Vg {
                 self.pool
             ))),
         }
+    }
+
+    /// Refuse to make anything in a group of which disks are missing, or whose metadata area is
+    /// nearly full: LVM fails then halfway, with some disks written. Removal needs no room there.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`], [`stowage_model::Kind::Full`].
+    pub(crate) fn takes_more(&self, report: &Report) -> Result<()> {
+        self.whole(report)?;
+        match report.vg.metadata.is_full() {
+            false => Ok(()),
+            true => Err(Error::full(format!(
+                "pool {} has no room: the metadata area of volume group {} is {} % full; {}",
+                self.pool,
+                self.name,
+                report.vg.metadata.percent(),
+                self.more_metadata()
+            ))),
+        }
+    }
+
+    fn more_metadata(&self) -> String {
+        format!(
+            "delete volumes or snapshots, or add a disk with a larger one (`stowage pool extend`) \
+             and take those of the others out of use (`pvchange --metadataignore y DISK`, as \
+             `pvs -o+pv_mda_free` shows them for {})",
+            self.name
+        )
+    }
+
+    /// The metadata area, when it is nearly full.
+    fn short_of_metadata(&self, report: &Report) -> Option<Finding> {
+        let area = report.vg.metadata;
+        let severity = match (area.is_full(), area.percent()) {
+            (true, _) => Severity::Error,
+            (false, WARN_METADATA..) => Severity::Warning,
+            _ => return None,
+        };
+        Some(Finding {
+            severity,
+            trouble: Trouble::PoolFull,
+            subject: self.pool.to_string(),
+            what: format!(
+                "the metadata area of volume group {} is {} % full; when it is full, nothing new \
+                 is made",
+                self.name,
+                area.percent()
+            ),
+            mend: self.more_metadata(),
+        })
     }
 
     /// Take an LV away for good.
@@ -461,7 +534,10 @@ impl Vg {
             })
         });
         let ailing = ill.chain(cached);
-        ailing.chain(self.astray_findings(report)).collect()
+        ailing
+            .chain(self.astray_findings(report))
+            .chain(self.short_of_metadata(report))
+            .collect()
     }
 
     /// How to take an administrator's cache off an LV.

@@ -14,7 +14,7 @@ use stowage_host::Progress;
 use stowage_model::record::Content;
 use stowage_model::request::{Layout, Provisioning, SnapshotGrowth};
 use stowage_model::volumes::{Severity, Trouble};
-use stowage_model::{Bytes, FsType, Kind, PoolName, Record};
+use stowage_model::{Bytes, FsType, Kind, PoolName, Record, Reserve};
 use stowage_pool::lvm::{LvmPool, Options, Wipe, make};
 use stowage_pool::{Attach, Defect, Pool, Removed, Scan};
 
@@ -23,6 +23,7 @@ fn options() -> Options {
         name: PoolName::new("fast").unwrap(),
         vg: VG.to_owned(),
         wipe: Wipe::Zero,
+        reserve: Reserve::default(),
     }
 }
 
@@ -250,6 +251,15 @@ async fn a_snapshot_without_room_to_grow_is_told_and_one_that_overflowed_too() {
     let scan = pool.scan().await.unwrap();
     assert_eq!(scan.defects, [Defect::LostSnapshot(cut.id.clone())]);
     assert!(scan.found.iter().any(|found| found.record == cut));
+    // Also after a start, when only an activation can tell.
+    bench
+        .sh(&format!("lvchange -an {VG}/{}", lv(&record)))
+        .await;
+    let attached = open(&bench).await.attach(&cut, Attach::Held).await;
+    assert!(attached.unwrap_err().message().contains("overflowed"));
+    let late = reader("r", &cut);
+    let refused = pool.clone_volume(&cut, &late, Bytes::mib(64));
+    assert!(refused.await.unwrap_err().message().contains("overflowed"));
     destroy(&pool, &cut).await;
     destroy(&pool, &record).await;
 }
@@ -573,6 +583,59 @@ async fn a_full_pool_says_what_is_free() {
 }
 
 #[tokio::test]
+async fn a_group_whose_metadata_are_full_refuses_and_deletes() {
+    let bench = Bench::new().await;
+    // As an administrator makes it: with LVM's own size, 1 MiB.
+    bench
+        .run(&["vgcreate", "-y", "-q", VG, text(&bench.disks[0])])
+        .await;
+    let pool = open(&bench).await;
+    let (record, cut) = (volume("v"), snapshot("s", &volume("v")));
+    pool.create(&record, Bytes::mib(16)).await.unwrap();
+    pool.snapshot(&record, &cut).await.unwrap();
+    let tag = "x".repeat(1000);
+    let fill = async |from: usize, to: usize| {
+        let tags: Vec<_> = (from..to).map(|n| format!("--addtag {n}.{tag}")).collect();
+        let done = tags.join(" ");
+        bench
+            .sh(&format!("vgchange -q {done} {VG} >/dev/null 2>&1 || true"))
+            .await;
+    };
+    for n in 0..4 {
+        fill(n * 106, n * 106 + 106).await;
+    }
+    let pool = open(&bench).await;
+    let told = pool.tend().await.unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(
+        (told[0].trouble, told[0].severity),
+        (Trouble::PoolFull, Severity::Warning)
+    );
+    pool.create(&volume("w"), Bytes::mib(4)).await.unwrap();
+    // To the last byte that LVM takes, by others.
+    for n in 0..24 {
+        fill(424 + n * 4, 428 + n * 4).await;
+    }
+    for n in 520..524 {
+        fill(n, n + 1).await;
+    }
+    let pool = open(&bench).await;
+    for refused in [
+        pool.create(&volume("x"), Bytes::mib(4)).await.map(drop),
+        pool.snapshot(&record, &snapshot("t", &record)).await,
+    ] {
+        let e = refused.unwrap_err();
+        assert_eq!(e.kind(), Kind::Full, "{e}");
+        assert!(e.message().contains("metadata area"), "{e}");
+    }
+    assert_eq!(pool.tend().await.unwrap()[0].severity, Severity::Error);
+    for record in [&cut, &record, &volume("w")] {
+        destroy(&pool, record).await;
+    }
+    assert_eq!(found(&pool).await, []);
+}
+
+#[tokio::test]
 async fn what_a_drained_disk_leaves_is_told_and_made() {
     let bench = Bench::new().await;
     let pool = pool(&bench, 3).await;
@@ -580,8 +643,8 @@ async fn what_a_drained_disk_leaves_is_told_and_made() {
     let drained = text(&bench.disks[1]).to_owned();
     bench.run(&["pvchange", "-q", "-xn", &drained]).await;
     for layout in [Layout::Linear, Layout::Striped, Layout::Raid1] {
-        let told = open(&bench).await.capacity(layout, Provisioning::Thick);
-        let told = told.await.largest;
+        let pool = open(&bench).await;
+        let told = pool.capacity(layout, Provisioning::Thick).await.largest;
         assert!(told.0 <= whole.0 / 3 * 2, "{layout:?}: {told}");
         let record = Record {
             layout,
@@ -592,7 +655,6 @@ async fn what_a_drained_disk_leaves_is_told_and_made() {
             Layout::Raid1 => Bytes::mib(8),
             _ => told,
         };
-        let pool = open(&bench).await;
         assert_eq!(
             pool.create(&record, size).await.unwrap(),
             size,
@@ -602,8 +664,12 @@ async fn what_a_drained_disk_leaves_is_told_and_made() {
             .run(&["pvs", "--noheadings", "-o", "lv_name", &drained])
             .await;
         assert_eq!(on.trim(), "", "{layout:?}");
+        let larger = Record {
+            layout,
+            ..volume("w")
+        };
         let e = pool
-            .create(&volume("w"), told + Bytes::mib(8))
+            .create(&larger, told + Bytes::mib(8))
             .await
             .unwrap_err();
         assert_eq!(e.kind(), Kind::Full, "{e}");

@@ -22,6 +22,7 @@ fn options() -> Options {
         overprovision: 3.0,
         data_limit: Options::DATA_LIMIT,
         metadata_limit: Options::METADATA_LIMIT,
+        reserve: stowage_model::Reserve::default(),
     }
 }
 
@@ -406,6 +407,7 @@ async fn a_missing_pool_is_a_problem_not_a_crash() {
             name: PoolName::new("x").unwrap(),
             vg: VG.into(),
             wipe: lvm::Wipe::Zero,
+            reserve: stowage_model::Reserve::default(),
         },
         &bench.some(1),
         false,
@@ -451,6 +453,7 @@ async fn two_pools_of_one_group_do_not_see_each_other() {
         name: PoolName::new("thick").unwrap(),
         vg: VG.into(),
         wipe: lvm::Wipe::Zero,
+        reserve: stowage_model::Reserve::default(),
     };
     let thick = lvm::LvmPool::open(options, Arc::clone(&bench.runner))
         .await

@@ -160,6 +160,7 @@ pub(crate) struct SnapshotView {
     pub(crate) created: String,
     pub(crate) read_only: bool,
     pub(crate) group: Option<String>,
+    pub(crate) lost: bool,
 }
 
 impl From<&Snapshot> for SnapshotView {
@@ -174,6 +175,7 @@ impl From<&Snapshot> for SnapshotView {
             created: record.created.to_string(),
             read_only: record.read_only,
             group: record.group.as_ref().map(|m| m.group.to_string()),
+            lost: snapshot.lost,
         }
     }
 }

@@ -45,6 +45,7 @@ fn create(want: PoolCreate) -> anyhow::Result<Request> {
             PoolKind::Lvm | PoolKind::File => want.thin_pool,
         },
         overprovision: want.overprovision,
+        reserve: want.reserve,
         wipe: None,
     };
     Ok(Request::PoolCreate {

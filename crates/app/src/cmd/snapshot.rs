@@ -63,7 +63,10 @@ fn show(caller: &Caller, snapshots: &[SnapshotView]) -> anyhow::Result<ExitCode>
         for snapshot in snapshots {
             table.row([
                 snapshot.name.clone(),
-                snapshot.size.to_string(),
+                match snapshot.lost {
+                    true => "lost".to_owned(),
+                    false => snapshot.size.to_string(),
+                },
                 snapshot.pool.clone(),
                 snapshot.source.clone().unwrap_or_default(),
                 print::age(&snapshot.created),

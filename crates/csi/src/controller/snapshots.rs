@@ -37,8 +37,9 @@ pub(crate) fn wire(snapshot: &Snapshot) -> Result<proto::Snapshot> {
         snapshot_id: record.id.to_string(),
         source_volume_id: source.to_string(),
         creation_time: Some(timestamp(record.created)),
-        // The cut is all there is to do; nothing is uploaded afterwards.
-        ready_to_use: true,
+        // The cut is all there is to do; nothing is uploaded afterwards. One whose bytes are lost is
+        // not ready to be a source, and never will be: CSI has no other word for it.
+        ready_to_use: !snapshot.lost,
         group_snapshot_id: record
             .group
             .as_ref()

@@ -123,6 +123,7 @@ impl State {
             ),
             pool: pool(),
             size: source.size,
+            lost: false,
         };
         self.snapshots.insert(id, snapshot.clone());
         Ok(snapshot)

@@ -47,6 +47,28 @@ async fn a_snapshot_is_ready_at_once_and_its_time_never_moves() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_overflowed_is_not_ready() {
+    let mut s = Server::start().await;
+    let of = s.made("n").await;
+    let id = s.cut("cut", &of).await.unwrap().snapshot_id;
+    let mut lost = 0;
+    for snapshot in s.fake.state().snapshots.values_mut() {
+        snapshot.lost = true;
+        lost += 1;
+    }
+    assert_eq!(lost, 1);
+    let request = GetSnapshotRequest {
+        snapshot_id: id,
+        ..Default::default()
+    };
+    let told = ok(s.controller.get_snapshot(request).await).snapshot;
+    assert!(!told.unwrap().ready_to_use);
+    let listed = list(&mut s, ListSnapshotsRequest::default()).await.unwrap();
+    assert!(!listed.entries[0].snapshot.clone().unwrap().ready_to_use);
+    assert!(!s.cut("cut", &of).await.unwrap().ready_to_use);
+}
+
+#[tokio::test]
 async fn a_name_belongs_to_one_source() {
     let mut s = Server::start().await;
     let (a, b) = (s.made("a").await, s.made("b").await);

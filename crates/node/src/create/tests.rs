@@ -118,6 +118,30 @@ async fn what_mkfs_left_half_is_not_copied() {
     }
 }
 
+#[tokio::test]
+async fn a_snapshot_that_overflowed_is_told_and_the_next_of_its_name_is_another() {
+    let bench = Bench::new().await;
+    let source = bench.volume("v").await;
+    let snapshot = bench.snapshot(&source, "s").await;
+    let lost = async || bench.local.snapshots().await.unwrap()[0].lost;
+    assert!(!lost().await);
+    let finding = Finding {
+        severity: Severity::Error,
+        trouble: Trouble::SnapshotLost,
+        subject: snapshot.to_string(),
+        what: "overflowed".into(),
+        mend: "delete it".into(),
+    };
+    bench
+        .local
+        .inner
+        .found_in(&PoolName::new("a").unwrap(), finding);
+    assert!(lost().await);
+    bench.local.delete_snapshot(&snapshot).await.unwrap();
+    assert_eq!(bench.snapshot(&source, "s").await, snapshot);
+    assert!(!lost().await);
+}
+
 /// A restore into another pool, cut off by a stop.
 async fn half_filled(bench: &Bench) -> (stowage_model::VolumeRequest, Id) {
     let source = bench.volume("v").await;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use stowage_model::request::Provisioning;
-use stowage_model::{Bytes, Error, Id, Record, Result};
+use stowage_model::{Bytes, Error, Id, Record, Reserve, Result};
 
 /// One file.
 #[derive(Debug, Clone)]
@@ -38,6 +38,7 @@ struct Book {
 /// The promises of one pool.
 pub(super) struct Ledger {
     overprovision: f64,
+    reserve: Reserve,
     book: Mutex<Book>,
 }
 
@@ -48,9 +49,10 @@ pub(super) struct Reserved<'a> {
 }
 
 impl Ledger {
-    pub(super) fn new(overprovision: f64) -> Self {
+    pub(super) fn new(overprovision: f64, reserve: Reserve) -> Self {
         Self {
             overprovision,
+            reserve,
             book: Mutex::default(),
         }
     }
@@ -81,8 +83,14 @@ impl Ledger {
         space: Space,
         allocated: Allocated<'_>,
     ) -> Bytes {
-        let may = scaled(space.total, self.overprovision);
-        self.lock().room(provisioning, space, allocated, may)
+        let (kept, may) = self.kept_and_offered(space);
+        self.lock().room(provisioning, space, allocated, kept, may)
+    }
+
+    /// What is set aside, and what of the rest may be promised to thin volumes.
+    fn kept_and_offered(&self, space: Space) -> (Bytes, Bytes) {
+        let kept = self.reserve.of(space.total);
+        (kept, scaled(space.total.minus(kept), self.overprovision))
     }
 
     /// Set aside `more` bytes for a thick file, or check that `more` may be promised to a thin
@@ -99,8 +107,8 @@ impl Ledger {
         pool: &str,
     ) -> Result<Reserved<'_>> {
         let mut book = self.lock();
-        let may = scaled(space.total, self.overprovision);
-        let left = book.room(provisioning, space, allocated, may);
+        let (kept, may) = self.kept_and_offered(space);
+        let left = book.room(provisioning, space, allocated, kept, may);
         if more > left {
             return Err(Error::full(format!(
                 "pool {pool} is full: {more} asked, {left} left; delete volumes or snapshots, or \
@@ -133,12 +141,13 @@ impl Book {
         provisioning: Provisioning,
         space: Space,
         allocated: Allocated<'_>,
+        kept: Bytes,
         may: Bytes,
     ) -> Bytes {
         let free = self.free(space, allocated);
         match provisioning {
-            Provisioning::Thick => free,
-            Provisioning::Thin if free.0 < space.total.0 / 20 => Bytes(0),
+            Provisioning::Thick => free.minus(kept),
+            Provisioning::Thin if free <= kept || free.0 < space.total.0 / 20 => Bytes(0),
             Provisioning::Thin => may.minus(self.promised()),
         }
     }

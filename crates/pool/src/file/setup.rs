@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use stowage_host::{durable, reflink};
 use stowage_model::error::Context;
-use stowage_model::{Error, PoolName, Result};
+use stowage_model::{Error, PoolName, Reserve, Result};
 
 use super::ledger::Ledger;
 use super::{FilePool, Shared};
@@ -21,6 +21,8 @@ pub struct Options {
     pub path: PathBuf,
     /// How many times the space may be promised to thin volumes; 1.0 promises what there is.
     pub overprovision: f64,
+    /// What is promised to nobody.
+    pub reserve: Reserve,
     /// Whether the directory may be made into a pool when it is not one yet.
     pub may_initialise: bool,
 }
@@ -58,7 +60,7 @@ impl FilePool {
             true => OnceLock::from(try_reflink(&options)?),
             false => OnceLock::new(),
         };
-        let ledger = Ledger::new(options.overprovision);
+        let ledger = Ledger::new(options.overprovision, options.reserve);
         Ok(Self {
             shared: Arc::new(Shared {
                 options,

@@ -21,6 +21,7 @@ fn options(fs: &LoopFs, first: bool) -> Options {
         name: PoolName::new("p").unwrap(),
         path: fs.path().join("pool"),
         overprovision: 2.0,
+        reserve: stowage_model::Reserve::default(),
         may_initialise: first,
     }
 }
@@ -109,6 +110,35 @@ fn read(path: &Path, at: u64, length: usize) -> Vec<u8> {
     let file = std::fs::File::open(path).unwrap();
     file.read_exact_at(&mut found, at).unwrap();
     found
+}
+
+#[tokio::test]
+async fn what_is_set_aside_is_promised_to_no_file() {
+    let fs = LoopFs::new(FsKind::Xfs, 1 << 30).unwrap();
+    let options = Options {
+        reserve: "400Mi".parse().unwrap(),
+        ..options(&fs, true)
+    };
+    let pool = FilePool::open(options).unwrap();
+    let room = async |provisioning| pool.capacity(Layout::Linear, provisioning).await.largest;
+    let thick = room(Provisioning::Thick).await;
+    assert!(thick < Bytes::mib(624), "{thick}");
+    // All but 400Mi of the whole, twice.
+    let thin = room(Provisioning::Thin).await;
+    assert!(thin > Bytes::mib(1024) && thin < Bytes::mib(1248), "{thin}");
+    let large = volume("large", Provisioning::Thick);
+    let e = pool.create(&large, thick + Bytes::mib(1)).await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Full);
+    pool.create(&large, thick).await.unwrap();
+    let more = volume("more", Provisioning::Thick);
+    let e = pool.create(&more, Bytes::mib(2)).await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Full);
+    let removed = pool.remove(&large).await.unwrap();
+    if let Removed::ToPurge(leftover) = removed {
+        let progress = Arc::new(Progress::new());
+        pool.purge(&leftover, &progress).await.unwrap();
+    }
+    pool.create(&large, Bytes::mib(8)).await.unwrap();
 }
 
 #[tokio::test]

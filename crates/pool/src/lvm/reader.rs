@@ -37,6 +37,27 @@ impl LvmPool {
         })
     }
 
+    /// Refuse a snapshot that overflowed, or a reader of one. Nothing else is looked at.
+    pub(super) async fn not_lost(&self, record: &Record) -> Result<()> {
+        if !record.is_snapshot() && snapshot_of(record).is_none() {
+            return Ok(());
+        }
+        let lv = self.lv_of(record).await?;
+        let report = self.vg.glance().await?;
+        match report.lv(&lv).is_some_and(Lv::is_lost) {
+            false => Ok(()),
+            true => Err(self.overflowed(&lv)),
+        }
+    }
+
+    fn overflowed(&self, lv: &str) -> Error {
+        Error::precondition(format!(
+            "the store of snapshot LV {} overflowed, and what it kept is lost; delete it and the \
+             volumes that read it",
+            self.vg.path(lv)
+        ))
+    }
+
     pub(super) async fn add_reader(
         &self,
         source: &Record,
@@ -59,6 +80,9 @@ impl LvmPool {
                 source.id
             )));
         };
+        if there.is_lost() {
+            return Err(self.overflowed(&lv));
+        }
         let real = device_size(there);
         if size > real {
             return Err(Error::out_of_range(format!(
@@ -82,6 +106,7 @@ impl LvmPool {
                 )));
             }
         }
+        self.vg.takes_more(&report)?;
         hit("lvm.reader.begin");
         self.vg.retag(&lv, &[], &tags::of_reader(new)?).await?;
         hit("lvm.reader.made");

@@ -60,33 +60,43 @@ fn least(report: &Report, disks: &[&Pv]) -> Bytes {
         .map_or(Bytes(0), |pv| pv.free.round_down(report.vg.extent))
 }
 
-/// The largest volume striped over these disks.
-fn striped_over(report: &Report, disks: &[&Pv]) -> Bytes {
-    Bytes(least(report, disks).0 * disks.len() as u64)
+/// The largest volume striped over these disks, of what may be promised.
+fn striped_over(report: &Report, disks: &[&Pv], may: Bytes) -> Bytes {
+    let all = Bytes(least(report, disks).0 * disks.len() as u64);
+    all.min(may.round_down(row(report, disks)))
 }
 
-/// The largest volume of this layout.
-fn largest(report: &Report, layout: Layout) -> Bytes {
+/// The largest volume of this layout, of what may be promised.
+fn largest(report: &Report, layout: Layout, may: Bytes) -> Bytes {
     let disks = disks(report);
     match layout {
-        Layout::Linear => report.free(),
+        Layout::Linear => may,
         Layout::Striped => stripings(&disks)
-            .map(|some| striped_over(report, some))
+            .map(|some| striped_over(report, some, may))
             .max()
             .unwrap_or_default(),
         Layout::Raid1 => {
             // A copy may go on on another disk, and the other copy must then be on a third. Each
             // has an extent of its own for the state of the array.
             let pairs: Bytes = disks.chunks_exact(2).map(|two| least(report, two)).sum();
-            pairs.minus(report.vg.extent)
+            let each = Bytes(may.0 / 2).round_down(report.vg.extent);
+            pairs.min(each).minus(report.vg.extent)
         }
     }
 }
 
 impl LvmPool {
+    /// What may be promised: all that LVM would allocate, but for what is set aside.
+    pub(super) fn may(&self, report: &Report) -> Bytes {
+        let may = report.free().minus(self.reserve.of(report.vg.size));
+        may.round_down(report.vg.extent)
+    }
+
     pub(super) async fn capacity_of(&self, layout: Layout) -> Capacity {
         let largest = match self.vg.glance().await {
-            Ok(report) if self.vg.whole(&report).is_ok() => largest(&report, layout),
+            Ok(report) if self.vg.takes_more(&report).is_ok() => {
+                largest(&report, layout, self.may(&report))
+            }
             _ => Bytes(0),
         };
         Capacity {
@@ -118,21 +128,23 @@ impl LvmPool {
 
     /// The size over as many disks as have room for a stripe.
     fn striped_size(&self, report: &Report, size: Bytes) -> Result<Bytes> {
-        self.vg.whole(report)?;
+        self.vg.takes_more(report)?;
         self.spreads(report, Layout::Striped)?;
+        let may = self.may(report);
         stripings(&disks(report))
             .map(|some| (size.round_up(row(report, some)), some))
-            .find(|(size, some)| *size <= striped_over(report, some))
+            .find(|(size, some)| *size <= striped_over(report, some, may))
             .map(|(size, _)| size)
-            .ok_or_else(|| self.vg.full(largest(report, Layout::Striped), size))
+            .ok_or_else(|| self.vg.full(largest(report, Layout::Striped, may), size))
     }
 
     /// Where a volume of this layout fits.
     pub(super) fn place(&self, report: &Report, layout: Layout, size: Bytes) -> Result<Place> {
-        self.vg.whole(report)?;
+        self.vg.takes_more(report)?;
         self.spreads(report, layout)?;
         let size = size.round_up(report.vg.extent);
-        let most = largest(report, layout);
+        let may = self.may(report);
+        let most = largest(report, layout, may);
         if size > most {
             return Err(self.vg.full(most, size));
         }
@@ -145,7 +157,7 @@ impl LvmPool {
                 let disks = disks(report);
                 stripings(&disks)
                     .filter(|some| size.round_up(row(report, some)) == size)
-                    .find(|some| size <= striped_over(report, some))
+                    .find(|some| size <= striped_over(report, some, may))
                     .map(|some| Place::striped(size, some))
                     .ok_or_else(|| self.vg.full(most, size))
             }

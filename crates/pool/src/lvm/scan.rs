@@ -94,7 +94,10 @@ impl LvmPool {
         status.media = media(&report);
         status.total = report.vg.size;
         if status.problem.is_none() {
-            status.free = report.free();
+            status.free = match self.vg.takes_more(&report) {
+                Ok(()) => self.may(&report),
+                Err(_) => Bytes(0),
+            };
             status.largest = status.free;
         }
         for lv in own(&report) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use stowage_host::Runner;
-use stowage_model::{PoolName, Result};
+use stowage_model::{PoolName, Reserve, Result};
 
 use crate::vg::{self, Vg};
 
@@ -17,6 +17,8 @@ pub struct Options {
     pub vg: String,
     /// What happens to the blocks of a removed volume.
     pub wipe: Wipe,
+    /// What is promised to nobody; stores of snapshots that are there grow into it.
+    pub reserve: Reserve,
 }
 
 /// What happens to the blocks of a removed volume before others get them.

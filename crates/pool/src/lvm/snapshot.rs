@@ -35,8 +35,9 @@ impl LvmPool {
             }
             self.condemn(there).await?;
         }
-        self.vg.whole(&report)?;
+        self.vg.takes_more(&report)?;
         self.vg.at_rest(from)?;
+        let may = self.may(&report);
         let store = snapshot
             .growth
             .unwrap_or_default()
@@ -45,11 +46,11 @@ impl LvmPool {
         let store = store.min(largest_store(from.size, report.vg.extent));
         // Where nobody asked for a size, less will do to begin with.
         let store = match snapshot.growth {
-            None if report.free() > Bytes(0) => store.min(report.free()),
+            None if may > Bytes(0) => store.min(may),
             _ => store,
         };
-        if store > report.free() {
-            return Err(self.vg.full(report.free(), store));
+        if store > may {
+            return Err(self.vg.full(may, store));
         }
         let cmd = lvm("lvcreate").args(["-y", "-q", "-s", "-n", &name]);
         let cmd = cmd.args(["-L", &format!("{}b", store.0)]);

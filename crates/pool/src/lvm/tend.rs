@@ -56,6 +56,7 @@ impl LvmPool {
             findings.clear();
             all_tried = true;
             let mut grown = false;
+            // What is set aside for nobody is there for them: they were promised.
             let mut free = report.free();
             for lv in &report.lvs {
                 let Sort::Ours(record) = sort(lv, true) else {

@@ -7,7 +7,7 @@ use crate::vg::samples::{
 use crate::vg::tags;
 use stowage_host::fake::Script;
 use stowage_model::request::Layout;
-use stowage_model::volumes::Trouble;
+use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Id, Kind};
 
 fn pool(script: Script) -> LvmPool {
@@ -18,6 +18,7 @@ fn on(script: Script, devices: Devices) -> LvmPool {
     LvmPool {
         vg: vg(script, devices),
         wipe: Wipe::Zero,
+        reserve: Reserve::default(),
         watch: Watch::default(),
     }
 }
@@ -370,6 +371,146 @@ async fn a_disk_that_is_drained_is_no_room() {
     }
 }
 
+/// A group whose metadata area of 1 MiB has so much left.
+fn area(json: &str, free: u64) -> String {
+    let told = "\"vg_missing_pv_count\"";
+    let more = format!("\"vg_mda_size\":\"1044480\", \"vg_mda_free\":\"{free}\", {told}");
+    assert!(json.contains(told));
+    json.replace(told, &more)
+}
+
+#[tokio::test]
+async fn a_full_metadata_area_takes_nothing_new_and_gives_back() {
+    let full = area(GROUP, 30_000);
+    let told = pool(Script::new().report(&full))
+        .capacity(Layout::Linear, Provisioning::Thick)
+        .await;
+    assert_eq!(told.largest, Bytes(0));
+    let (of, cut) = (volume("v"), snapshot("new", &volume("v")));
+    let script = Script::new().report(&full).report(&full).report(&full);
+    let (_sysfs, devices) = no_devices();
+    let full_pool = on(script.report(&full), devices);
+    full_pool.status().await.unwrap();
+    for refused in [
+        full_pool
+            .create(&volume("new"), Bytes::mib(4))
+            .await
+            .map(drop),
+        full_pool.snapshot(&of, &cut).await,
+        full_pool.grow(&of, Bytes::gib(1)).await.map(drop),
+    ] {
+        let e = refused.unwrap_err();
+        assert_eq!(e.kind(), Kind::Full, "{e}");
+        assert!(e.message().contains("metadata area"), "{e}");
+    }
+    let findings = full_pool.tend().await.unwrap();
+    let of_pool = |f: &&Finding| f.trouble == Trouble::PoolFull && f.subject == "fast";
+    let told = findings.iter().find(of_pool).expect("told");
+    assert_eq!(told.severity, Severity::Error);
+    let gone = volume("Ü x");
+    let from = format!("vg-0/{}", names::of(&gone.id));
+    let script = Script::new()
+        .report(&full)
+        .ok(&["lvrename", "-y", "-q", &from, "*"], "");
+    let (_sysfs, devices) = no_devices();
+    on(script, devices).remove(&gone).await.unwrap();
+
+    // It is told before.
+    let (_sysfs, devices) = no_devices();
+    let filling = on(Script::new().report(&area(GROUP, 100_000)), devices);
+    filling.status().await.unwrap();
+    let findings = filling.tend().await.unwrap();
+    let told = findings.iter().find(of_pool).expect("told");
+    assert_eq!(told.severity, Severity::Warning);
+    assert!(told.what.contains("80 %"), "{told:?}");
+    let (_sysfs, devices) = no_devices();
+    let well = on(Script::new().report(&area(GROUP, 200_000)), devices);
+    well.status().await.unwrap();
+    assert!(well.tend().await.unwrap().iter().all(|f| !of_pool(&f)));
+}
+
+#[tokio::test]
+async fn a_group_is_looked_at_before_its_metadata_can_have_filled_unseen() {
+    let of = |n: usize| volume(&format!("n{n}"));
+    let roomy = area(EMPTY, 500_000);
+    let mut script = Script::new().report(&roomy);
+    let unseen = usize::try_from(crate::vg::UNSEEN).unwrap();
+    // Each is two changes: forgotten before and after.
+    for n in 0..unseen / 2 {
+        script = script.does(&lvcreate(&of(n), "linear", 4 << 20, "vg-0"));
+    }
+    let script = script
+        .report(&area(EMPTY, 30_000))
+        .report(&area(EMPTY, 30_000));
+    let (_sysfs, devices) = no_devices();
+    let pool = on(script, devices);
+    pool.status().await.unwrap();
+    for n in 0..unseen / 2 {
+        pool.create(&of(n), Bytes::mib(4)).await.unwrap();
+    }
+    let e = pool.create(&of(unseen), Bytes::mib(4)).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Full);
+}
+
+#[tokio::test]
+async fn what_is_set_aside_is_promised_to_no_volume_and_left_to_stores() {
+    // 1000Mi of 4000Mi.
+    let json = disks(&[2000, 2000]);
+    let with = |script: Script, devices: Devices| LvmPool {
+        reserve: Reserve::Percent(25),
+        ..on(script, devices)
+    };
+    for (layout, most, kind, on_disks) in [
+        (Layout::Linear, 3000, "linear", ""),
+        (
+            Layout::Striped,
+            3000,
+            "striped -i 2 -I 64k",
+            " /dev/d0 /dev/d1",
+        ),
+        (Layout::Raid1, 1496, "raid1 -m1", ""),
+    ] {
+        let record = laid(layout);
+        let create = lvcreate(&record, kind, most << 20, &format!("vg-0{on_disks}"));
+        let script = Script::new().report(&json).does(&create);
+        let (_sysfs, devices) = no_devices();
+        let pool = with(script, devices);
+        let told = pool.capacity(layout, Provisioning::Thick).await.largest;
+        assert_eq!(told, Bytes::mib(most), "{layout:?}");
+        pool.create(&record, told).await.unwrap();
+        let (_sysfs, devices) = no_devices();
+        let pool = with(Script::new().report(&json).report(&json), devices);
+        let e = pool
+            .create(&record, told + Bytes::mib(8))
+            .await
+            .unwrap_err();
+        assert_eq!(e.kind(), Kind::Full, "{layout:?}");
+    }
+    let (of, cut) = (volume("v"), snapshot("new", &volume("v")));
+    let (_sysfs, devices) = no_devices();
+    let all = LvmPool {
+        reserve: Reserve::Bytes(Bytes::gib(100)),
+        ..on(Script::new().report(GROUP).report(GROUP), devices)
+    };
+    for refused in [
+        all.snapshot(&of, &cut).await,
+        all.grow(&of, Bytes::gib(1)).await.map(drop),
+    ] {
+        assert_eq!(refused.unwrap_err().kind(), Kind::Full);
+    }
+    let (_root, devices) = sysfs(&[(STORE, false, 8)]);
+    let grow = "lvextend -y -q -L 33554432b vg-0/stowage-s-043a718774c572bd8a25adbeb1bfcd5c";
+    let after = GROUP.replace("75.34", "37.67");
+    let stores = LvmPool {
+        reserve: Reserve::Bytes(Bytes::gib(100)),
+        ..on(
+            Script::new().report(GROUP).does(grow).report(&after),
+            devices,
+        )
+    };
+    stores.tend().await.unwrap();
+}
+
 fn cut_argv(cut: &Record, of: &Record, bytes: u64) -> String {
     let tags = flags("--addtag", &tags::of_record(cut).unwrap());
     let (name, origin) = (names::of(&cut.id), names::of(&of.id));
@@ -640,6 +781,36 @@ async fn a_reader_of_another_day_stays() {
     assert_eq!(e.unwrap_err().kind(), Kind::Exists);
     let e = pool.remove(&other).await;
     assert_eq!(e.unwrap_err().kind(), Kind::Precondition);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_overflowed_is_no_source_and_not_read() {
+    // The recording's own: it overflowed while it was active.
+    let cut = snapshot("full", &volume("lost"));
+    let reader = Record {
+        source: Some(cut.id.clone()),
+        read_only: true,
+        ..volume("reader")
+    };
+    let dm = names::dm("vg-0", &names::of(&cut.id));
+    let (_root, devices) = sysfs(&[(&dm, false, 0)]);
+    let script = Script::new().report(GROUP).report(GROUP);
+    let pool = on(script, devices);
+    pool.intact(&volume("lost")).await.unwrap();
+    pool.intact(&snapshot("s", &volume("v"))).await.unwrap();
+    for refused in [
+        pool.intact(&cut).await,
+        pool.intact(&reader).await,
+        pool.attach(&cut, Attach::Held).await.map(drop),
+        pool.attach(&reader, Attach::Held).await.map(drop),
+        pool.clone_volume(&cut, &reader, Bytes::mib(16))
+            .await
+            .map(drop),
+    ] {
+        let e = refused.unwrap_err();
+        assert_eq!(e.kind(), Kind::Precondition, "{e}");
+        assert!(e.message().contains("overflowed"), "{e}");
+    }
 }
 
 #[tokio::test]

@@ -21,21 +21,22 @@ impl LvmPool {
         let lv = names::of(&record.id);
         let new_tags = tags::of_record(record)?;
         let _turn = self.vg.turn().await;
-        let place = if record.layout == Layout::Linear && self.vg.is_well() {
-            // Needs no plan: LVM knows whether it fits and whether its name is taken, and a look
-            // at the group would cost half as much as the making itself.
-            Place::linear(size.round_up(self.vg.extent()))
-        } else {
-            let report = self.vg.glance().await?;
-            if let Some(there) = report.lv(&lv) {
-                return self.existing(there, record);
-            }
-            // Nobody is refused on a look that is a second old.
-            match self.place(&report, record.layout, size) {
-                Ok(place) => place,
-                Err(_) => self.place(&*self.vg.report().await?, record.layout, size)?,
-            }
-        };
+        let place =
+            if record.layout == Layout::Linear && self.reserve.is_none() && self.vg.is_roomy() {
+                // Needs no plan: LVM knows whether it fits and whether its name is taken, and a look
+                // at the group would cost half as much as the making itself.
+                Place::linear(size.round_up(self.vg.extent()))
+            } else {
+                let report = self.vg.glance().await?;
+                if let Some(there) = report.lv(&lv) {
+                    return self.existing(there, record);
+                }
+                // Nobody is refused on a look that is a second old.
+                match self.place(&report, record.layout, size) {
+                    Ok(place) => place,
+                    Err(_) => self.place(&*self.vg.report().await?, record.layout, size)?,
+                }
+            };
         let mut cmd = lvm("lvcreate")
             .args(["-y", "-q", "-Wy", "-Zy"])
             .args(place.kind);
@@ -123,11 +124,12 @@ impl LvmPool {
         if lv.size >= size {
             return Ok(lv.size);
         }
-        self.vg.whole(&report)?;
+        self.vg.takes_more(&report)?;
         self.vg.at_rest(lv)?;
         let more = Bytes(size.minus(lv.size).0 * lv.copies());
-        if more > report.free() {
-            return Err(self.vg.full(report.free(), more));
+        let may = self.may(&report);
+        if more > may {
+            return Err(self.vg.full(may, more));
         }
         let reactivate = self.free_of_snapshots(&report, lv).await?;
         hit("lvm.grow.begin");
@@ -198,6 +200,8 @@ impl LvmPool {
     pub(super) async fn reach(&self, record: &Record) -> Result<Device> {
         let lv = self.lv_of(record).await?;
         let device = self.vg.attach(&lv).await?;
+        // Only an active one tells, and only errors are read from one that overflowed.
+        self.not_lost(record).await?;
         if record.is_snapshot() || lv != names::of(&record.id) {
             let path = device.path.clone();
             blocking(move || device::set_read_only(&path, true))

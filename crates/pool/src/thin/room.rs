@@ -31,16 +31,37 @@ impl ThinPool {
             clippy::cast_precision_loss,
             reason = "a factor given by a person is not exact to the byte; `as` saturates"
         )]
-        let promisable = Bytes((pool.size.0 as f64 * self.options.overprovision) as u64);
+        let promisable = Bytes((self.offered(pool).0 as f64 * self.options.overprovision) as u64);
         let free = match self.filled(pool) {
+            _ if report.vg.metadata.is_full() => Bytes(0),
             Some(_) => Bytes(0),
             None => promisable.minus(promised).round_down(report.vg.extent),
         };
         Room { promised, free }
     }
 
+    /// All of the pool but for what is set aside.
+    fn offered(&self, pool: &Lv) -> Bytes {
+        pool.size.minus(self.options.reserve.of(pool.size))
+    }
+
     /// Why nothing new may be made, whatever was promised.
     fn filled(&self, pool: &Lv) -> Option<String> {
+        let offered = self.offered(pool);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a fill level is good to two decimals at best"
+        )]
+        let used = Bytes((pool.size.0 as f64 * pool.data_percent.unwrap_or(0.0) / 100.0) as u64);
+        if offered < pool.size && used >= offered {
+            return Some(format!(
+                "the data of thin pool {} have reached the {} that are set aside",
+                self.location(),
+                self.options.reserve
+            ));
+        }
         [
             ("data", pool.data_percent, self.options.data_limit),
             (
@@ -63,6 +84,10 @@ impl ThinPool {
     /// since.
     pub(super) fn known(&self) -> Option<(Arc<Report>, Bytes)> {
         let last = self.vg.recall()?;
+        // Neither is known any more after many changes: the group's metadata fill as well.
+        if !self.vg.is_roomy() {
+            return None;
+        }
         if !self.thin_pool(&last).is_ok_and(is_calm) {
             return None;
         }
@@ -94,7 +119,7 @@ impl ThinPool {
     /// # Errors
     /// [`stowage_model::Kind::Full`] naming the pool, what is left and what was asked.
     pub(super) fn has_room(&self, report: &Report, asked: Bytes) -> Result<()> {
-        self.vg.whole(report)?;
+        self.vg.takes_more(report)?;
         let pool = self.thin_pool(report)?;
         self.zeroing(pool)?;
         let name = &self.options.name;
@@ -108,7 +133,10 @@ impl ThinPool {
             return Err(Error::full(format!(
                 "pool {name} has no room: {asked} asked, {} may still be promised ({} of {} times \
                  {} are)",
-                room.free, room.promised, self.options.overprovision, pool.size
+                room.free,
+                room.promised,
+                self.options.overprovision,
+                self.offered(pool)
             )));
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use stowage_host::Runner;
 use stowage_host::failpoint::hit;
 use stowage_model::id::is_plain_word;
-use stowage_model::{Bytes, Error, PoolName, Result};
+use stowage_model::{Bytes, Error, PoolName, Reserve, Result};
 
 use super::ThinPool;
 use crate::vg::{self, Vg, lvm};
@@ -27,6 +27,8 @@ pub struct Options {
     pub data_limit: u8,
     /// Fill of the metadata, in percent, from which on nothing new is made.
     pub metadata_limit: u8,
+    /// What is promised to nobody, and kept free of data.
+    pub reserve: Reserve,
 }
 
 impl Options {

@@ -4,8 +4,8 @@ use crate::vg::samples::{EMPTY, GROUP, Steps, flags, snapshot, vg, volume};
 use crate::vg::tags;
 use crate::{Defect, Found};
 use stowage_host::fake::Script;
-use stowage_model::Kind;
 use stowage_model::volumes::{Severity, Trouble};
+use stowage_model::{Kind, Reserve};
 
 fn options() -> Options {
     Options {
@@ -15,6 +15,7 @@ fn options() -> Options {
         overprovision: 2.0,
         data_limit: Options::DATA_LIMIT,
         metadata_limit: Options::METADATA_LIMIT,
+        reserve: Reserve::default(),
     }
 }
 
@@ -162,6 +163,27 @@ async fn a_clone_and_growth_count_before_the_next_look() {
         let e = pool.create(&volume("new"), Bytes::mib(100)).await;
         assert_eq!(e.unwrap_err().kind(), Kind::Full, "{change}");
     }
+}
+
+#[tokio::test]
+async fn what_is_set_aside_of_a_thin_pool_is_not_promised_and_kept_free() {
+    // 100Mi, of which 68Mi are promised and 10 % written.
+    let with = |reserve: &str| {
+        let script = Script::new().report(GROUP).report(GROUP);
+        let (root, devices) = sysfs(&[]);
+        let mut pool = on(script, devices);
+        pool.options.reserve = reserve.parse().unwrap();
+        (root, pool)
+    };
+    let (_root, some) = with("40%");
+    assert_eq!(some.status().await.unwrap().free, Bytes::mib(52));
+    let e = some.create(&volume("new"), Bytes::mib(56)).await;
+    assert_eq!(e.unwrap_err().kind(), Kind::Full);
+    let (_root, filled) = with("90Mi");
+    assert_eq!(filled.status().await.unwrap().free, Bytes(0));
+    let t = volume("t");
+    let e = filled.snapshot(&t, &snapshot("new", &t)).await.unwrap_err();
+    assert!(e.message().contains("90Mi that are set aside"), "{e}");
 }
 
 #[tokio::test]

@@ -36,6 +36,41 @@ pub(crate) struct Area {
     pub(crate) free: Bytes,
 }
 
+/// What a new LV may take of it: a few hundred bytes by LVM, and a record of a long name.
+const LV_BYTES: Bytes = Bytes::kib(4);
+
+impl Area {
+    /// Old and new text lie side by side, so that half of it can be used.
+    fn usable(self) -> Bytes {
+        Bytes(self.size.0 / 2)
+    }
+
+    /// What is kept for changes of LVs that are there: records grow, and a removal writes as well,
+    /// if no more than was there before.
+    fn kept(self) -> Bytes {
+        let part = Bytes(self.usable().0 / 16).max(Bytes::kib(16));
+        part.min(Bytes(self.usable().0 / 4))
+    }
+
+    /// Whether no new LV should be made, so that LVM never has to fail.
+    pub(crate) fn is_full(self) -> bool {
+        self.size > Bytes(0) && self.free < self.kept() + LV_BYTES
+    }
+
+    /// Whether so many LVs fit as are made without a look ([`super::Vg::is_roomy`]).
+    pub(crate) fn is_roomy(self) -> bool {
+        self.size == Bytes(0) || self.free > self.kept() + Bytes(LV_BYTES.0 * super::UNSEEN)
+    }
+
+    /// How much of it is filled.
+    pub(crate) fn percent(self) -> u64 {
+        let used = self.usable().minus(self.free).0;
+        used.saturating_mul(100)
+            .checked_div(self.usable().0)
+            .unwrap_or(0)
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Pv {
     pub(crate) name: String,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use stowage_host::Progress;
 use stowage_host::fake::Script;
 use stowage_model::volumes::Trouble;
-use stowage_model::{Bytes, Kind, PoolName, Record};
+use stowage_model::{Bytes, Kind, PoolName, Record, Reserve};
 
 /// A row of the report, as LVM 2.03.16 wrote them of LVs that were cached, moved and converted.
 fn row(name: &str, attr: &str, origin: &str, pool: &str, tags: &[String]) -> String {
@@ -41,6 +41,7 @@ async fn thick(script: Script) -> LvmPool {
         name: PoolName::new("fast").unwrap(),
         vg: "vg-0".into(),
         wipe: Wipe::Zero,
+        reserve: Reserve::default(),
     };
     LvmPool::open(options, Arc::new(script)).await.unwrap()
 }
@@ -200,6 +201,7 @@ async fn a_renamed_thin_volume_is_its_pools_and_is_not_gone() {
         overprovision: 2.0,
         data_limit: thin::Options::DATA_LIMIT,
         metadata_limit: thin::Options::METADATA_LIMIT,
+        reserve: Reserve::default(),
     };
     let script = Script::new().report(&json).report(&json).report(&json);
     let pool = ThinPool::open(options, Arc::new(script)).await.unwrap();
