@@ -43,14 +43,6 @@ impl Pool {
             Self::Thin => "thin",
         }
     }
-
-    /// Whether it takes device mapper, which the machine's kernel may lack.
-    pub(crate) fn needs_guest(self) -> bool {
-        match self {
-            Self::File => false,
-            Self::Lvm | Self::Thin => true,
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what developers and CI run. One file per subcommand, below `cmd`.
 
+mod build;
 mod cell;
 mod cmd;
 mod fence;

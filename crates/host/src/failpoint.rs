@@ -2,19 +2,20 @@
 
 /// Dies here with SIGKILL if `STOWAGE_FAILPOINT` asks for it.
 ///
-/// Without the crate feature `failpoints` this does nothing and costs nothing. With it:
+/// In a release this does nothing and costs nothing; a build with debug assertions listens to its
+/// environment:
 /// `STOWAGE_FAILPOINT=name` dies at the first hit of `name`, `name#3` at the third;
 /// `STOWAGE_FAILPOINT_LOG=path` appends each hit's name and a newline to `path`, so that a test can
 /// first list the points a scenario reaches and then die at each in turn.
 #[inline]
 pub fn hit(name: &'static str) {
-    #[cfg(feature = "failpoints")]
+    #[cfg(debug_assertions)]
     enabled::hit(name);
-    #[cfg(not(feature = "failpoints"))]
+    #[cfg(not(debug_assertions))]
     let _ = name;
 }
 
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 mod enabled {
     use std::io::Write;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,7 +54,7 @@ mod enabled {
 }
 
 #[cfg(test)]
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;

@@ -27,7 +27,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use stowage_testkit::{requirement, scratch};
 
-use crate::process;
+use crate::build;
 use interrupt::Interrupt;
 use keeper::Keeper;
 use show::Show;
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     requirement::require(&["mount", "losetup", "unshare", "setpriv", "mkfs.xfs", "fio"]);
     let stowage = match &args.stowage {
         Some(file) => file.clone(),
-        None => build()?,
+        None => build::stowage_of(&build::stowage()?)?,
     };
     // From here on nothing may end this process but itself.
     let interrupt = Interrupt::listen()?;
@@ -146,16 +146,6 @@ impl Kit {
             colour,
         })
     }
-}
-
-fn build() -> Result<PathBuf> {
-    process::run(&mut process::cargo([
-        "build",
-        "--quiet",
-        "--package",
-        "stowage-app",
-    ]))?;
-    Ok(scratch::target().join("debug/stowage"))
 }
 
 /// Why logical volumes cannot be made with this kernel, if they cannot.

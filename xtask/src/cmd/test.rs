@@ -1,86 +1,106 @@
-//! All tests, each where it can run:
+//! All tests, each where it can run; the table in `suites` says which there are:
 //!
 //! ```text
-//!   workspace ──► build ──► host_* tests, one after another, on the machine
-//!                   │
-//!                   └─────► guest_* tests, each in a guest of its own     ┐ a few at a time,
-//!                           boots_* tests, which boot guests themselves   │ as cores allow
-//!                           sanity cells, in a guest or on the machine    ┘
+//!   build ──► suites beside each other, the longest first, as many at a time as there are cores
+//!     │         on the machine (with mounts of their own) · in a guest that serves one after another
+//!     │         in guests they boot themselves · the examples in the docs
+//!     ├─────► suites that want the machine for themselves, one after another
+//!     └─────► what failed, once more and alone: a suite that passes then is flaky
 //! ```
 
-mod artifacts;
+mod guests;
 mod job;
+mod output;
+mod report;
+mod suites;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use stowage_testkit::scratch;
 
-use crate::cell::Cell;
-use crate::process;
-use crate::tally::Tally;
-use artifacts::{Artifacts, Place};
-use job::{Finished, Job, Kind};
+use crate::build::{self, Built};
+use job::{Finished, Job};
+use report::seconds;
+use suites::{Place, SUITES, Suite};
 
 /// Run every test: workspace, system tests, guests, csi-sanity
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run only what has this text in its name, as the final table shows it (repeat for more)
+    /// Run only what has this text in its name, as the final table shows it (repeat for more);
+    /// prints all of it, and only tells what takes too long
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// Guests and cells at a time; a core each unless told
+    /// Suites at a time; a core each unless told
     #[arg(long)]
     jobs: Option<usize>,
+    /// Print every suite there is, and do nothing else
+    #[arg(long)]
+    list: bool,
 }
 
-const WORKSPACE: &str = "workspace";
+/// More failures than this are no bad luck, and running all of them again would take long.
+const RUN_AGAIN: usize = 3;
+
+/// This many flaky suites fail a run.
+const TOO_FLAKY: usize = 2;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.list {
+        report::list(SUITES);
+        return Ok(ExitCode::SUCCESS);
+    }
     let started = Instant::now();
     let logs = scratch::target().join("test-logs");
     std::fs::create_dir_all(&logs).context("failed to create the log directory")?;
     scratch::sweep()?;
-    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|o| name.contains(o));
+    let wanted = |suite: &&Suite| {
+        args.only.is_empty() || args.only.iter().any(|only| suite.name.contains(only))
+    };
+    let wanted: Vec<&'static Suite> = SUITES.iter().filter(wanted).collect();
     let mut finished = Vec::new();
+    let mut flaky = Vec::new();
 
-    if wanted(WORKSPACE) {
-        finished.push(test_workspace()?);
-    }
-    let built = Instant::now();
-    match Artifacts::build(&logs) {
-        Ok(artifacts) => {
-            println!("== build: {}", seconds(built.elapsed()));
-            let (alone, together): (Vec<Job>, Vec<Job>) = jobs(&artifacts, &logs)
-                .into_iter()
-                .filter(|job| wanted(&job.name))
-                .partition(|job| job.alone);
-            finished.extend(run_jobs(alone, 1));
+    match build_for(&wanted, args.only.is_empty()) {
+        Ok(built) => {
+            println!("== build: {}", seconds(started.elapsed()));
+            if args.only.is_empty() {
+                finished.extend(judge_table(&built));
+            }
+            let jobs = jobs(&wanted, &built, &logs, !args.only.is_empty())?;
             let at_a_time = args.jobs.unwrap_or_else(|| {
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
             });
-            finished.extend(run_jobs(together, at_a_time));
+            let mut ran = run_all(&jobs, at_a_time);
+            flaky = run_again(&jobs, &mut ran)?;
+            finished.extend(ran);
         }
-        Err(error) => finished.push(Finished {
-            name: "build".to_owned(),
-            tally: Tally::ONE_FAILED,
-            elapsed: built.elapsed(),
-            cell: None,
-            problem: Some(format!("{error:#}")),
-        }),
+        Err(error) => {
+            let elapsed = started.elapsed();
+            finished.push(Finished::broken("build", elapsed, format!("{error:#}")));
+        }
     }
-
-    let total = summarise(&finished);
+    let total = report::summarise(&finished, &flaky);
     println!(
         "logs in {}; {} in all",
         logs.display(),
         seconds(started.elapsed())
     );
-    println!("{} passed, {} failed", total.passed, total.failed);
+    let enough = flaky.len() < TOO_FLAKY;
+    if !enough {
+        println!("{} flaky suites fail the run", flaky.len());
+    }
+    let failed = total.failed + if enough { 0 } else { flaky.len() };
+    println!("{} passed, {failed} failed", total.passed);
+    for name in &flaky {
+        println!("FLAKY: {name}");
+    }
     // A selection that selects nothing has tested nothing.
-    let good = total.failed == 0 && total.passed > 0;
+    let good = failed == 0 && total.passed > 0;
     Ok(if good {
         ExitCode::SUCCESS
     } else {
@@ -88,116 +108,152 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-fn test_workspace() -> Result<Finished> {
-    println!("== {WORKSPACE}");
-    let started = Instant::now();
-    let mut tally = Tally::default();
-    let good = process::stream(
-        process::cargo(["test", "--workspace", "--no-fail-fast"]),
-        |line| {
-            println!("{line}");
-            if let Some(counts) = Tally::parse(line) {
-                tally += counts;
-            }
-        },
-    )?;
-    Ok(Finished {
-        name: WORKSPACE.to_owned(),
-        tally: tally.at_least_one_failed(good),
-        elapsed: started.elapsed(),
-        cell: None,
-        problem: (!good).then(|| "cargo test failed; see above".to_owned()),
-    })
+/// A selection of system tests needs none of the others built.
+fn build_for(wanted: &[&Suite], all: bool) -> Result<Vec<Built>> {
+    let target = |suite: &&Suite| {
+        let (package, target) = suite.name.split_once('-')?;
+        (suite.place != Place::Docs && package != "workspace").then_some(target)
+    };
+    let (cells, others): (Vec<&Suite>, Vec<&Suite>) =
+        wanted.iter().partition(|suite| suite.cell().is_some());
+    let targets: Vec<&str> = others
+        .iter()
+        .copied()
+        .filter_map(|suite| target(&suite))
+        .collect();
+    if all || targets.len() < others.len() {
+        return build::tests(None);
+    }
+    let mut built = Vec::new();
+    if !targets.is_empty() {
+        built.extend(build::tests(Some(&targets))?);
+    }
+    if !cells.is_empty() && build::stowage_of(&built).is_err() {
+        built.extend(build::stowage()?);
+    }
+    Ok(built)
 }
 
-fn jobs(artifacts: &Artifacts, logs: &Path) -> Vec<Job> {
-    let tests = artifacts.tests.iter().map(|test| {
-        let (executable, package) = (test.executable.clone(), test.package.clone());
-        let kind = match test.place {
-            Place::Guest => Kind::GuestTest {
-                executable,
-                package,
-            },
-            Place::Machine | Place::Beside => Kind::HostTest {
-                executable,
-                package,
-            },
+fn judge_table(built: &[Built]) -> Vec<Finished> {
+    let names: BTreeSet<String> = built.iter().filter_map(Built::suite).collect();
+    let told = suites::disagreements(SUITES, &names);
+    let broken = |told: String| Finished::broken("table", std::time::Duration::ZERO, told);
+    told.into_iter().map(broken).collect()
+}
+
+/// The longest first, so that the last to end began early.
+fn jobs(
+    wanted: &[&'static Suite],
+    built: &[Built],
+    logs: &Path,
+    selected: bool,
+) -> Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    for suite in wanted {
+        let (program, dir) = if suite.cell().is_some() {
+            (build::stowage_of(built)?, scratch::workspace())
+        } else if suite.place == Place::Docs {
+            (Default::default(), scratch::workspace())
+        } else {
+            let is_it = |built: &&Built| built.suite().as_deref() == Some(suite.name);
+            // One without is in the table's disagreements.
+            let Some(built) = built.iter().find(is_it) else {
+                continue;
+            };
+            (built.executable.clone(), built.dir.clone())
         };
-        (test.name.clone(), kind, test.place == Place::Machine)
-    });
-    let cells = Cell::all().into_iter().map(|cell| {
-        (
-            cell.to_string(),
-            Kind::SanityCell {
-                cell,
-                stowage: artifacts.stowage.clone(),
-            },
-            false,
-        )
-    });
-    tests
-        .chain(cells)
-        .map(|(name, kind, alone)| Job {
-            logs: logs.join(&name),
-            name,
-            kind,
-            alone,
-        })
-        .collect()
+        jobs.push(Job {
+            suite,
+            program,
+            dir,
+            logs: logs.join(suite.name),
+            aloud: selected,
+            timed: !selected,
+        });
+    }
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.suite.budget));
+    Ok(jobs)
 }
 
-/// Runs the jobs, `at_a_time` of them; the results come in the jobs' order.
-fn run_jobs(jobs: Vec<Job>, at_a_time: usize) -> Vec<Finished> {
-    let count = jobs.len();
-    let queue = Mutex::new(jobs.into_iter().enumerate());
-    let results = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..at_a_time.clamp(1, count.max(1)) {
-            // A guest dies with the thread that started it; these outlive their guests.
-            scope.spawn(|| {
-                loop {
-                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                    let Some((index, job)) = next else { return };
-                    let done = job.run();
-                    results
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push((index, done));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+/// What came of each job, in the jobs' order.
+fn run_all(jobs: &[Job], at_a_time: usize) -> Vec<Finished> {
+    let is_alone = |index: &usize| jobs[*index].suite.place == Place::Alone;
+    let (alone, beside): (Vec<usize>, Vec<usize>) = (0..jobs.len()).partition(is_alone);
+    let mut results: Vec<(usize, Finished)> = run_beside(jobs, beside, at_a_time);
+    results.extend(
+        alone
+            .into_iter()
+            .map(|index| (index, one(&jobs[index], &mut None))),
+    );
     results.sort_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, done)| done).collect()
 }
 
-fn summarise(finished: &[Finished]) -> Tally {
-    println!("\n== where                      passed  failed  skipped  pending      time");
-    let mut total = Tally::default();
-    for done in finished {
-        let (skipped, pending) = done
-            .cell
-            .as_ref()
-            .map_or((done.tally.ignored, 0), |cell| (cell.skipped, cell.pending));
-        println!(
-            "   {:<26} {:>6}  {:>6}  {skipped:>7}  {pending:>7}  {:>8}",
-            done.name,
-            done.tally.passed,
-            done.tally.failed,
-            seconds(done.elapsed)
-        );
-        total += done.tally;
-    }
-    for done in finished {
-        if let Some(problem) = &done.problem {
-            println!("\n== {} failed: {problem}", done.name);
+fn run_beside(jobs: &[Job], left: Vec<usize>, at_a_time: usize) -> Vec<(usize, Finished)> {
+    let workers = at_a_time.clamp(1, left.len().max(1));
+    let left = Mutex::new(left);
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            // A guest dies with the thread that started it; these outlive their guests.
+            scope.spawn(|| {
+                let mut room = None;
+                while let Some(index) = next(jobs, &left, room.is_some()) {
+                    let done = one(&jobs[index], &mut room);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.push((index, done));
+                }
+            });
         }
-    }
-    println!();
-    total
+    });
+    results.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
+/// The longest that is left; of those for a guest, where there is one.
+fn next(jobs: &[Job], left: &Mutex<Vec<usize>>, guest: bool) -> Option<usize> {
+    let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+    let in_guest = |index: &usize| matches!(jobs[*index].suite.place, Place::Guest(_));
+    let at = left.iter().position(in_guest).filter(|_| guest);
+    (!left.is_empty()).then(|| left.remove(at.unwrap_or(0)))
+}
+
+fn one(job: &Job, room: &mut Option<guests::Room>) -> Finished {
+    println!("== {}", job.suite.name);
+    let done = job.run(room);
+    report::done(&done);
+    done
+}
+
+/// What failed gets a second try, alone; the names of those that passed then. The first try's
+/// whole output stays beside the second's.
+fn run_again(jobs: &[Job], ran: &mut [Finished]) -> Result<Vec<String>> {
+    let failed: Vec<usize> = (0..ran.len())
+        .filter(|index| !ran[*index].is_good())
+        .collect();
+    if failed.len() > RUN_AGAIN {
+        println!("== {} suites failed: none is run again", failed.len());
+        return Ok(Vec::new());
+    }
+    let mut flaky = Vec::new();
+    for index in failed {
+        let job = &jobs[index];
+        let kept = job.logs.with_file_name(format!("{}.first", job.suite.name));
+        let _ = std::fs::remove_dir_all(&kept);
+        // None where it failed before it could print.
+        if job.logs.exists() {
+            std::fs::rename(&job.logs, &kept).context("failed to keep the first try's output")?;
+        }
+        println!(
+            "== {} failed and is run again, alone; the first try: {}",
+            job.suite.name,
+            kept.display()
+        );
+        report::problem(&ran[index]);
+        let again = one(job, &mut None);
+        if again.is_good() {
+            flaky.push(job.suite.name.to_owned());
+        }
+        ran[index] = again;
+    }
+    Ok(flaky)
 }

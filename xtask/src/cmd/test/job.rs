@@ -1,211 +1,330 @@
-//! One test binary or one cell of the matrix, on the machine or in a guest.
+//! One suite, run to its end: on the machine or in a guest.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use stowage_testkit::{Guest, scratch};
+use stowage_testkit::scratch;
 
+use super::guests::{Room, Visit};
+use super::output::{self, Output};
+use super::suites::{Ignored, Place, Suite};
+use crate::build;
 use crate::cell::{Cell, CellResult};
 use crate::process;
 use crate::tally::Tally;
 
-/// Several times what the slowest takes on two busy cores.
-const GUEST_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+/// How many times its budget a suite may take, in a run of all.
+pub(super) const OVER: u32 = 3;
 
-/// Sparse: they cost what is written to them.
-const GUEST_DISKS: usize = 3;
-const GUEST_DISK_BYTES: u64 = 2 << 30;
+/// When what hangs is ended, should its budget be small or not be judged.
+const LEAST_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 pub(super) struct Job {
-    pub(super) name: String,
-    pub(super) kind: Kind,
+    pub(super) suite: &'static Suite,
+    /// The test program and where cargo would run it; for a cell, the program under test.
+    pub(super) program: PathBuf,
+    pub(super) dir: PathBuf,
     pub(super) logs: PathBuf,
-    /// Runs while nothing else does.
-    pub(super) alone: bool,
+    /// Also print what it prints.
+    pub(super) aloud: bool,
+    /// Whether taking too long fails it.
+    pub(super) timed: bool,
 }
 
-pub(super) enum Kind {
-    HostTest {
-        executable: PathBuf,
-        package: PathBuf,
-    },
-    GuestTest {
-        executable: PathBuf,
-        package: PathBuf,
-    },
-    SanityCell {
-        cell: Cell,
-        stowage: PathBuf,
-    },
-}
-
+/// What became of it.
+#[derive(Debug, Default)]
 pub(super) struct Finished {
     pub(super) name: String,
     pub(super) tally: Tally,
     pub(super) elapsed: Duration,
+    pub(super) budget: Option<Duration>,
     pub(super) cell: Option<CellResult>,
+    pub(super) times: Vec<(String, Duration)>,
     pub(super) problem: Option<String>,
 }
 
+impl Finished {
+    /// Something other than a suite went wrong.
+    pub(super) fn broken(name: &str, elapsed: Duration, problem: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            tally: Tally::ONE_FAILED,
+            elapsed,
+            problem: Some(problem),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn is_good(&self) -> bool {
+        self.tally.failed == 0 && self.problem.is_none()
+    }
+}
+
 impl Job {
-    pub(super) fn run(self) -> Finished {
-        println!("== {}", self.name);
+    pub(super) fn run(&self, room: &mut Option<Room>) -> Finished {
         let started = Instant::now();
-        let done = match &self.kind {
-            Kind::HostTest {
-                executable,
-                package,
-            } => self.test(executable, package, false),
-            Kind::GuestTest {
-                executable,
-                package,
-            } => self.test(executable, package, true),
-            Kind::SanityCell { cell, stowage } => self.sanity_cell(*cell, stowage),
+        let name = self.suite.name;
+        let done = match self.suite.cell() {
+            Some(cell) => self.cell(cell, room),
+            None => self.test(room),
         };
         let elapsed = started.elapsed();
-        let finished = match done {
-            Ok((tally, cell, problem)) => Finished {
-                name: self.name,
-                tally,
-                elapsed,
-                cell,
-                problem,
-            },
-            Err(error) => Finished {
-                name: self.name,
-                tally: Tally::ONE_FAILED,
-                elapsed,
-                cell: None,
-                problem: Some(format!("{error:#}")),
-            },
-        };
-        let Tally { passed, failed, .. } = finished.tally;
-        println!("== {}: {passed} passed, {failed} failed", finished.name);
+        let mut finished =
+            done.unwrap_or_else(|error| Finished::broken(name, elapsed, format!("{error:#}")));
+        finished.name = name.to_owned();
+        finished.elapsed = elapsed;
+        finished.budget = Some(self.suite.budget);
+        if self.timed && elapsed > self.suite.budget * OVER {
+            let told = format!("took more than {OVER} times its budget");
+            let before = finished.problem.take();
+            let all: Vec<String> = std::iter::once(told).chain(before).collect();
+            finished.problem = Some(all.join("; "));
+            finished.tally = finished.tally.at_least_one_failed(false);
+        }
         finished
     }
 
-    fn test(&self, executable: &Path, package: &Path, in_guest: bool) -> Result<Parts> {
-        // One at a time: they share the machine's devices, and in a guest the only core.
-        let argv = [executable.as_os_str().to_owned(), "--test-threads=1".into()];
-        let (good, tally) = if in_guest {
-            self.in_guest(argv, package, true)?
-        } else {
-            self.here(argv, package, true)?
+    fn test(&self, room: &mut Option<Room>) -> Result<Finished> {
+        let mut argv = vec![
+            self.program.display().to_string(),
+            "--test-threads=1".to_owned(),
+        ];
+        if matches!(self.suite.ignored, Ignored::Run) {
+            argv.push("--include-ignored".to_owned());
+        }
+        let (good, output) = self.run_argv(&argv, &self.dir, room)?;
+        let Some(tally) = output.tally else {
+            bail!("it printed no result; {}", self.shown());
         };
-        let Some(tally) = tally else {
-            bail!(
-                "{} printed no result; see {}",
-                self.name,
-                self.console().display()
-            );
-        };
-        let problem = (!good).then(|| format!("see above or {}", self.console().display()));
-        Ok((tally.at_least_one_failed(good), None, problem))
+        let mut problems: Vec<String> = Vec::new();
+        if !good {
+            problems.push(self.shown());
+        }
+        // The examples may be none, and are counted once a crate.
+        if self.suite.place != Place::Docs {
+            problems.extend(misdeclared(self.suite, &output));
+        }
+        let tally = tally.at_least_one_failed(problems.is_empty());
+        Ok(Finished {
+            tally,
+            times: output.times,
+            problem: (!problems.is_empty()).then(|| problems.join("; ")),
+            ..Finished::default()
+        })
     }
 
-    fn sanity_cell(&self, cell: Cell, stowage: &Path) -> Result<Parts> {
+    fn cell(&self, cell: Cell, room: &mut Option<Room>) -> Result<Finished> {
         // A result from an earlier run must not pass for this one's.
         if self.logs.exists() {
             std::fs::remove_dir_all(&self.logs).context("failed to remove old logs")?;
         }
         let this = std::env::current_exe().context("failed to find this program")?;
-        let argv: Vec<OsString> = vec![
-            this.into(),
-            "sanity-cell".into(),
-            "--pool".into(),
-            cell.pool.name().into(),
-            "--access".into(),
-            cell.access.name().into(),
-            "--stowage".into(),
-            stowage.into(),
-            "--logs".into(),
-            self.logs.clone().into(),
+        let path = |path: &Path| path.display().to_string();
+        let argv = [
+            path(&this),
+            "sanity-cell".to_owned(),
+            "--pool".to_owned(),
+            cell.pool.name().to_owned(),
+            "--access".to_owned(),
+            cell.access.name().to_owned(),
+            "--stowage".to_owned(),
+            path(&self.program),
+            "--logs".to_owned(),
+            path(&self.logs),
         ];
-        if cell.pool.needs_guest() {
-            self.in_guest(argv, &scratch::workspace(), false)?
-        } else {
-            self.here(argv, &scratch::workspace(), false)?
-        };
+        self.run_argv(&argv, &scratch::workspace(), room)?;
         let result = CellResult::read(&self.logs)?;
-        Ok((result.tally(), Some(result.clone()), result.problem))
+        Ok(Finished {
+            tally: result.tally(),
+            problem: result.problem.clone(),
+            cell: Some(result),
+            ..Finished::default()
+        })
     }
 
-    fn here(
+    fn run_argv(
         &self,
-        argv: impl IntoIterator<Item = OsString>,
+        argv: &[String],
         dir: &Path,
-        aloud: bool,
-    ) -> Result<(bool, Option<Tally>)> {
-        let mut log = Log::create(&self.console(), &self.name, aloud)?;
-        let mut argv = argv.into_iter();
-        let mut command = process::command(argv.next().context("no command")?, argv);
-        command.current_dir(dir);
-        let good = process::stream(command, |line| log.line(line))?;
-        Ok((good, log.tally))
-    }
-
-    fn in_guest(
-        &self,
-        argv: impl IntoIterator<Item = OsString>,
-        dir: &Path,
-        aloud: bool,
-    ) -> Result<(bool, Option<Tally>)> {
-        let mut log = Log::create(&self.console(), &self.name, aloud)?;
-        let mut guest = Guest::builder()
-            .current_dir(dir)
-            .visible(&self.logs)
-            .env("RUST_BACKTRACE", "1")
-            .on_line(move |line| log.line(line));
-        for _ in 0..GUEST_DISKS {
-            guest = guest.disk(GUEST_DISK_BYTES);
-        }
-        let outcome = guest.boot(argv, GUEST_TIMEOUT)?;
-        let lines = outcome.console.lines();
-        Ok((
-            outcome.status == 0,
-            lines.iter().rev().find_map(|line| Tally::parse(line)),
-        ))
+        room: &mut Option<Room>,
+    ) -> Result<(bool, Output)> {
+        let log = Log::create(&self.console(), self.suite.name, self.aloud)?;
+        let log = Arc::new(Mutex::new(log));
+        let on_line = {
+            let log = Arc::clone(&log);
+            move |line: &str| {
+                log.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .line(line)
+            }
+        };
+        let limit = match self.timed {
+            true => self.suite.budget * OVER,
+            false => LEAST_LIMIT.max(self.suite.budget * OVER),
+        };
+        let good = match self.suite.place {
+            Place::Guest(needs) => {
+                let visit = Visit {
+                    argv,
+                    dir,
+                    logs: &self.logs,
+                    limit,
+                };
+                Room::run(room, needs, &visit, on_line)?
+            }
+            Place::Docs => process::stream(docs()?, on_line)?,
+            place => {
+                let mut command = on_machine(place, limit, argv);
+                command.current_dir(dir);
+                process::stream(command, on_line)?
+            }
+        };
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = Output::new(Instant::now());
+        Ok((good, std::mem::replace(&mut log.output, fresh)))
     }
 
     fn console(&self) -> PathBuf {
         self.logs.join("console.txt")
     }
+
+    /// Where to look, after what matters of it.
+    fn shown(&self) -> String {
+        let text = std::fs::read(self.console()).unwrap_or_default();
+        let text = output::failure(&String::from_utf8_lossy(&text));
+        format!("all of it is in {}\n{text}", self.console().display())
+    }
 }
 
-type Parts = (Tally, Option<CellResult>, Option<String>);
+/// Limited in time; with its helpers, which are of its process group.
+///
+/// Beside others each has mounts of its own, which end with it and which no other sees.
+fn on_machine(place: Place, limit: Duration, argv: &[String]) -> Command {
+    let seconds = limit.as_secs().to_string();
+    let mut command = process::command("timeout", ["--signal=KILL", &seconds]);
+    if place == Place::Host && rustix::process::geteuid().is_root() {
+        command.args(["unshare", "--mount", "--propagation", "private", "--"]);
+    }
+    command.args(argv);
+    command
+}
 
-/// Everything printed goes to a file; when `aloud` also to the terminal, with the job's name.
+fn docs() -> Result<Command> {
+    let mut cargo = process::cargo(["test", "--workspace", "--doc", "--features"]);
+    cargo.arg(build::features()?.join(","));
+    Ok(cargo)
+}
+
+/// Tests that did not run and should have, and the other way round.
+fn misdeclared(suite: &Suite, output: &Output) -> Vec<String> {
+    let mut problems = Vec::new();
+    let ran = output.tally.is_some_and(|t| t.passed + t.failed > 0);
+    if !ran {
+        problems.push("it ran no test at all".to_owned());
+    }
+    let declared = match suite.ignored {
+        Ignored::These(names) => names,
+        Ignored::None | Ignored::Run => &[],
+    };
+    let last = |name: &str| name.rsplit("::").next().unwrap_or(name).to_owned();
+    for (name, reason) in &output.ignored {
+        if !declared.contains(&last(name).as_str()) {
+            problems.push(format!("{name} is ignored and its row does not say so"));
+        } else if reason.is_none() {
+            problems.push(format!("{name} is ignored without a reason"));
+        }
+    }
+    let is_ignored = |wanted: &&&str| output.ignored.iter().any(|(n, _)| last(n) == **wanted);
+    for name in declared.iter().filter(|name| !is_ignored(name)) {
+        problems.push(format!("{name} is not ignored, though its row says so"));
+    }
+    problems
+}
+
+/// Everything printed goes to a file; when `aloud` also to the terminal, with the suite's name.
 struct Log {
     file: File,
-    name: String,
+    name: &'static str,
     aloud: bool,
-    tally: Option<Tally>,
+    output: Output,
 }
 
 impl Log {
-    fn create(path: &Path, name: &str, aloud: bool) -> Result<Self> {
+    fn create(path: &Path, name: &'static str, aloud: bool) -> Result<Self> {
         let dir = path.parent().context("a log needs a directory")?;
         std::fs::create_dir_all(dir).context("failed to create the log directory")?;
         let file =
             File::create(path).with_context(|| format!("failed to create {}", path.display()))?;
         Ok(Self {
             file,
-            name: name.to_owned(),
+            name,
             aloud,
-            tally: None,
+            output: Output::new(Instant::now()),
         })
     }
 
     fn line(&mut self, line: &str) {
         // A full disk costs the log, not the test.
         let _ = writeln!(self.file, "{line}");
-        self.tally = Tally::parse(line).or(self.tally);
+        self.output.line(line, Instant::now());
         if self.aloud {
             println!("{}: {line}", self.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUITE: Suite = Suite {
+        name: "a",
+        place: Place::Host,
+        budget: Duration::from_secs(1),
+        ignored: Ignored::These(&["scenario"]),
+    };
+
+    fn judged(suite: &Suite, lines: &[&str]) -> Vec<String> {
+        let mut output = Output::new(Instant::now());
+        for line in lines {
+            output.line(line, Instant::now());
+        }
+        misdeclared(suite, &output)
+    }
+
+    #[test]
+    fn ignored_tests_must_be_declared_and_have_a_reason() {
+        let result = "test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out";
+        let good = ["test m::scenario ... ignored, run by another", result];
+        assert_eq!(judged(&SUITE, &good), [""; 0]);
+        let silent = judged(&SUITE, &["test scenario ... ignored", result]);
+        assert_eq!(silent, ["scenario is ignored without a reason"]);
+        let none = Suite {
+            ignored: Ignored::None,
+            ..SUITE
+        };
+        assert_eq!(
+            judged(&none, &good),
+            ["m::scenario is ignored and its row does not say so"]
+        );
+        assert_eq!(
+            judged(&SUITE, &[result]),
+            ["scenario is not ignored, though its row says so"]
+        );
+    }
+
+    #[test]
+    fn no_test_at_all_is_a_failure() {
+        let none = Suite {
+            ignored: Ignored::None,
+            ..SUITE
+        };
+        let result = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out";
+        assert_eq!(judged(&none, &[result]), ["it ran no test at all"]);
     }
 }
