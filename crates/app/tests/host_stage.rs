@@ -8,12 +8,15 @@
 
 mod support;
 
-use std::fs::create_dir;
-use std::path::PathBuf;
+use std::fs::{create_dir, create_dir_all};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use stowage_testkit::disk::FsKind;
-use support::calls::{Csi, Mode, mount, text};
-use support::{Rig, Storage, get, put, tool};
+use stowage_csi::proto::NodeExpandVolumeRequest;
+use stowage_testkit::disk::{FsKind, loops_below};
+use support::calls::{Code, Csi, Mode, mount, publishing, refused, text};
+use support::{Rig, Storage, get, output, put, tool, uses as on};
 
 fn rig() -> Rig {
     Rig::new(Storage::file(FsKind::Xfs))
@@ -141,5 +144,170 @@ fn after_a_reboot_old_targets_are_somebody_elses_but_for_what_we_made() {
     csi.unstage(&id, &staging).expect("unstaged");
     csi.delete(&id).expect("deleted");
     tool("umount", &[&text(&taken)]);
+    rig.assert_clean();
+}
+
+#[test]
+fn growth_that_lacks_a_capability_is_told_and_comes_with_the_next_mount() {
+    let mut rig = Rig::stopped(Storage::file(FsKind::Xfs));
+    rig.lacks("sys_resource");
+    rig.start();
+    let csi = Csi::new(&rig);
+    on::create(&rig, "v", "ext4", "64Mi");
+    let m = on::mount(&rig, "v", "m");
+    put(&m.join("file"), "kept");
+    let before = on::capacity(&m);
+    rig.run(&["volume", "grow", "v", "128Mi"])
+        .fails_with(&["CAP_SYS_RESOURCE", "mount it again"]);
+    let shown = rig.ok(&["volume", "show", "v"]);
+    let expand = NodeExpandVolumeRequest {
+        volume_id: shown["id"].as_str().expect("an id").to_owned(),
+        volume_path: text(&m),
+        ..Default::default()
+    };
+    let refusal = csi.node_expand_volume(expand);
+    refused(refusal, Code::FailedPrecondition, &["CAP_SYS_RESOURCE"]);
+    let told = rig.ok(&["doctor"]);
+    assert_eq!(told[0]["trouble"], "smaller", "{told}");
+    assert_eq!(on::capacity(&m), before);
+
+    on::unmount(&rig, "m");
+    on::mount(&rig, "v", "m");
+    assert!(on::capacity(&m) > before + before / 2);
+    assert_eq!(get(&m.join("file")), "kept");
+    assert_eq!(rig.ok(&["doctor"]), serde_json::json!([]));
+    on::unmount(&rig, "m");
+    on::delete(&rig, &["v"]);
+    rig.assert_clean();
+}
+
+#[test]
+fn no_ext4_is_without_a_journal_whatever_its_size_and_whoever_made_it() {
+    let rig = rig();
+    let made = on::create(&rig, "v", "ext4", "4Mi");
+    assert_eq!(made["size"], 8 << 20);
+    let Storage::File(fs) = &rig.storage else {
+        unreachable!("a file pool")
+    };
+    let id = made["id"].as_str().expect("an id");
+    let data = fs.path().join("pool/volumes").join(id).join("data");
+    let has_journal = || output("dumpe2fs", &["-h", &text(&data)]).contains("has_journal");
+    on::mount(&rig, "v", "m");
+    on::unmount(&rig, "m");
+    assert!(has_journal());
+    // As it was once made in less than 8 MiB.
+    tool(
+        "mkfs.ext4",
+        &["-q", "-F", "-b", "4096", "-O", "^has_journal", &text(&data)],
+    );
+    put(&on::mount(&rig, "v", "m").join("file"), "kept");
+    on::unmount(&rig, "m");
+    assert!(has_journal());
+    on::delete(&rig, &["v"]);
+    rig.assert_clean();
+}
+
+/// Make a file, or fail where that would wait for a thaw.
+fn writes(at: &Path) {
+    tool("timeout", &["20", "touch", &text(&at.join("written"))]);
+}
+
+#[test]
+fn what_a_backup_left_frozen_is_thawed_before_its_last_mount_goes() {
+    let rig = rig();
+    for fs in ["ext4", "xfs", "btrfs"] {
+        on::create(&rig, "v", fs, on::small(fs));
+        let m = on::mount(&rig, "v", "m");
+        let second = on::mount(&rig, "v", "second");
+        tool("fsfreeze", &["-f", &text(&m)]);
+        on::unmount(&rig, "m");
+        // Not by the one before: a second thaw fails where nothing is frozen.
+        tool("fsfreeze", &["-u", &text(&second)]);
+        tool("fsfreeze", &["-f", &text(&second)]);
+        on::unmount(&rig, "second");
+        assert!(rig.log().contains("thawed"), "{}", rig.log());
+        writes(&on::mount(&rig, "v", "m"));
+        on::unmount(&rig, "m");
+        on::delete(&rig, &["v"]);
+        rig.assert_clean();
+    }
+}
+
+#[test]
+fn a_volume_that_was_left_frozen_and_unmounted_is_mended() {
+    let mut rig = rig();
+    let id = Csi::new(&rig).made("v").volume_id;
+    let staging = dir(&rig, "staging");
+    let wedge = |rig: &Rig| {
+        Csi::new(rig).stage(&id, &staging, writer());
+        tool("fsfreeze", &["-f", &text(&staging)]);
+        tool("umount", &[&text(&staging)]);
+    };
+    // By the next mount,
+    wedge(&rig);
+    Csi::new(&rig).stage(&id, &staging, writer());
+    writes(&staging);
+    Csi::new(&rig).unstage(&id, &staging).expect("unstaged");
+    // by an unmount that found no mount any more,
+    wedge(&rig);
+    Csi::new(&rig).unstage(&id, &staging).expect("unstaged");
+    // by the start,
+    wedge(&rig);
+    rig.stop();
+    rig.start();
+    let Storage::File(fs) = &rig.storage else {
+        unreachable!("a file pool")
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !loops_below(fs.path()).expect("sysfs").is_empty() {
+        assert!(Instant::now() < deadline, "still held: {}", rig.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // and by a deletion.
+    wedge(&rig);
+    Csi::new(&rig).delete(&id).expect("deleted");
+    rig.assert_clean();
+}
+
+#[test]
+fn a_kubelet_and_a_state_behind_links_of_root_are_served_and_links_in_pods_are_not() {
+    let mut rig = Rig::stopped(Storage::file(FsKind::Xfs));
+    let real = dir(&rig, "real-state");
+    symlink(&real, rig.path("state")).expect("a link");
+    rig.start();
+    // By way of our own directory.
+    on::create(&rig, "v", "ext4", "64Mi");
+    put(&on::mount(&rig, "v", "m").join("file"), "kept");
+    on::unmount(&rig, "m");
+
+    // Not below /tmp, where anybody may put a link.
+    let top = tempfile::tempdir_in("/var/lib").expect("a directory");
+    let kubelet = top.path().join("kubelet");
+    create_dir_all(top.path().join("data/kubelet")).expect("a directory");
+    symlink("data/kubelet", &kubelet).expect("a link");
+    let staging = kubelet.join("plugins/kubernetes.io/csi/x/globalmount");
+    let volumes = kubelet.join("pods/uid/volumes/kubernetes.io~csi");
+    let target = volumes.join("pvc/mount");
+    for made in [&staging, &volumes.join("pvc")] {
+        create_dir_all(made).expect("a directory");
+    }
+    let shown = rig.ok(&["volume", "show", "v"]);
+    let id = shown["id"].as_str().expect("an id");
+    let csi = Csi::new(&rig);
+    for _ in 0..2 {
+        csi.stage(id, &staging, writer());
+        csi.publish(id, &staging, &target, writer());
+    }
+    assert_eq!(get(&target.join("file")), "kept");
+    csi.stats(id, &target).expect("told");
+    // What looks like root's there may be a tenant's, who is root in a container.
+    symlink(top.path(), volumes.join("link")).expect("a link");
+    let through = publishing(id, &staging, &volumes.join("link/t"), writer());
+    let refusal = csi.node_publish_volume(through);
+    refused(refusal, Code::InvalidArgument, &["symbolic link"]);
+    csi.unpublish(id, &target).expect("unpublished");
+    assert!(!target.exists());
+    csi.unstage(id, &staging).expect("unstaged");
+    on::delete(&rig, &["v"]);
     rig.assert_clean();
 }

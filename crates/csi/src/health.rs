@@ -18,6 +18,7 @@ fn reason(trouble: Trouble) -> &'static str {
         Trouble::PoolFull => "PoolFull",
         Trouble::DeviceError => "DeviceError",
         Trouble::ReadOnly => "ReadOnly",
+        Trouble::Smaller => "FileSystemSmaller",
         Trouble::SnapshotLost => "SnapshotLost",
         Trouble::Foreign => "ForeignObject",
         Trouble::Leftover => "Leftover",
@@ -38,6 +39,7 @@ fn of_volume(finding: &Finding) -> VolumeHealthErrorType {
         (
             Trouble::PoolFull
             | Trouble::ReadOnly
+            | Trouble::Smaller
             | Trouble::Foreign
             | Trouble::Leftover
             | Trouble::DeviceError
@@ -55,6 +57,7 @@ fn of_storage(finding: &Finding) -> Option<StorageHealthErrorType> {
             Some(StorageHealthErrorType::StorageDegraded)
         }
         Trouble::ReadOnly
+        | Trouble::Smaller
         | Trouble::SnapshotLost
         | Trouble::Foreign
         | Trouble::Leftover

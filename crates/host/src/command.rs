@@ -28,6 +28,7 @@ pub struct Cmd {
     pub(crate) stdin: Option<Vec<u8>>,
     pub(crate) timeout: Duration,
     pub(crate) spared: bool,
+    pub(crate) undisturbed: bool,
 }
 
 impl Cmd {
@@ -40,6 +41,7 @@ impl Cmd {
             stdin: None,
             timeout: DEFAULT_TIMEOUT,
             spared: false,
+            undisturbed: false,
         }
     }
 
@@ -85,6 +87,15 @@ impl Cmd {
     #[must_use]
     pub fn spared(mut self) -> Self {
         self.spared = true;
+        self
+    }
+
+    /// Sends no signal at all and has no time-out: its end is waited for. For what changes an
+    /// unmounted file system in place and has no way to be told to end, as resize2fs, which leaves
+    /// it broken when it is cut off.
+    #[must_use]
+    pub fn undisturbed(mut self) -> Self {
+        self.undisturbed = true;
         self
     }
 

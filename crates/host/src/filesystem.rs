@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::thread::CapabilitySet;
+
 use crate::blocking::blocking;
 use crate::command::{Cmd, CmdError, Runner};
 use crate::device::{self, Devno};
@@ -114,8 +116,23 @@ pub async fn grow(
     Ok(())
 }
 
+/// Whether this process may let a mounted file system of this type grow: ext3 and ext4 ask for
+/// CAP_SYS_RESOURCE (fs/ext4/resize.c, `ext4_resize_begin`), ext2 cannot.
+pub fn grows_mounted(fstype: &str) -> bool {
+    let may = || {
+        rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE))
+    };
+    match fstype {
+        "ext2" => false,
+        "ext3" | "ext4" => may(),
+        _ => true,
+    }
+}
+
 /// Lets an unmounted ext file system fill its grown device. resize2fs(8) wants it checked first;
-/// the check mends what a lost journal left and gives up on anything worse.
+/// the check mends what a lost journal left and gives up on anything worse. Neither is ever ended:
+/// cut off half way, resize2fs has moved some of the blocks and inodes and not the others.
 ///
 /// # Errors
 /// The programs' own reasons; `Unsupported` for xfs and btrfs, which grow only while mounted.
@@ -129,24 +146,40 @@ pub async fn grow_unmounted(
             fstype: fstype.to_owned(),
         });
     };
-    let limit = time_for(device).await?;
-    let checked = runner
-        .run(
-            Cmd::new("e2fsck")
-                .args(["-f", "-p"])
-                .arg(device)
-                .timeout(limit),
-        )
-        .await;
-    // e2fsck(8): 1 is "errors corrected".
-    if let Err(error) = checked
-        && error.code() != Some(1)
-    {
-        return Err(error.into());
-    }
+    check(runner, device).await?;
     runner
-        .run(Cmd::new("resize2fs").arg(device).timeout(limit))
+        .run(Cmd::new("resize2fs").arg(device).undisturbed())
         .await?;
+    Ok(())
+}
+
+async fn check(runner: &dyn Runner, device: &Path) -> Result<(), FilesystemError> {
+    let cmd = Cmd::new("e2fsck").args(["-f", "-p"]).arg(device);
+    match runner.run(cmd.undisturbed()).await {
+        // e2fsck(8): 1 is "errors corrected".
+        Err(error) if error.code() != Some(1) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the ext file system on a device has a journal.
+///
+/// # Errors
+/// `Device` if it cannot be read.
+pub async fn has_journal(device: &Path) -> Result<bool, FilesystemError> {
+    let device = device.to_owned();
+    let features = blocking(move || bytes_at(&device, EXT_COMPAT)).await?;
+    Ok(u32::from_le_bytes(features) & EXT_HAS_JOURNAL != 0)
+}
+
+/// Gives an unmounted ext2 file system the journal that makes it ext3, or an ext4 the one it lacks.
+///
+/// # Errors
+/// The programs' own reasons, as that there is no room for one.
+pub async fn add_journal(runner: &dyn Runner, device: &Path) -> Result<(), FilesystemError> {
+    check(runner, device).await?;
+    let cmd = Cmd::new("tune2fs").arg("-j").arg(device);
+    runner.run(cmd.undisturbed()).await?;
     Ok(())
 }
 
@@ -173,7 +206,12 @@ pub async fn fresh_uuid(
             });
         }
         runner
-            .run(Cmd::new("btrfstune").args(["-f", "-m"]).arg(device))
+            .run(
+                Cmd::new("btrfstune")
+                    .args(["-f", "-m"])
+                    .arg(device)
+                    .undisturbed(),
+            )
             .await?;
     }
     Ok(())
@@ -214,7 +252,10 @@ fn has_btrfs_log(device: &Path) -> Result<bool, FsError> {
 }
 
 /// Where an ext superblock has the features that a kernel must know, in bytes from the start of the
-/// device: it is at 1 KiB, and its `s_feature_incompat` at 0x60 (fs/ext4/ext4.h).
+/// device: it is at 1 KiB, its `s_feature_compat` at 0x5c, and its `s_feature_incompat` after that
+/// (fs/ext4/ext4.h).
+const EXT_COMPAT: u64 = (1 << 10) + 0x5c;
+const EXT_HAS_JOURNAL: u32 = 0x4;
 const EXT_INCOMPAT: u64 = (1 << 10) + 0x60;
 const EXT_NEEDS_RECOVERY: u32 = 0x4;
 

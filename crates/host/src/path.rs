@@ -18,6 +18,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+mod settled;
+
+pub use settled::settled;
+
 /// Bytes of a path without its NUL; the kernel's PATH_MAX, 4096, counts the NUL.
 const MAX_PATH: usize = 4095;
 

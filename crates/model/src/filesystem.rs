@@ -65,10 +65,11 @@ impl FsType {
     }
 
     /// The smallest volume its mkfs accepts, in bytes (mkfs.xfs refuses less than 300 MiB,
-    /// mkfs.btrfs less than about 109 MiB, ext needs room for a journal).
+    /// mkfs.btrfs less than about 109 MiB; mkfs.ext4 makes no journal in less than 2048 blocks).
     pub fn smallest(self) -> crate::Bytes {
         match self {
-            FsType::Ext2 | FsType::Ext3 | FsType::Ext4 => crate::Bytes::mib(1),
+            FsType::Ext2 => crate::Bytes::mib(1),
+            FsType::Ext3 | FsType::Ext4 => crate::Bytes::mib(8),
             FsType::Xfs => crate::Bytes::mib(300),
             FsType::Btrfs => crate::Bytes::mib(110),
         }
@@ -345,6 +346,12 @@ const MOUNT_BTRFS: &[&str] = &[
     "max_inline=",
     "thread_pool=",
 ];
+
+/// Whether checked mkfs options leave the journal of an ext file system out.
+pub fn asks_for_no_journal(mkfs: &[String]) -> bool {
+    let mut words = mkfs.iter().flat_map(|word| word.split(','));
+    words.any(|word| word == "^has_journal")
+}
 
 /// Check mount options (CSI `mount_flags`); a flag may hold several, separated by commas.
 ///

@@ -129,6 +129,8 @@ pub enum Trouble {
     DeviceError,
     /// A file system turned read-only by itself.
     ReadOnly,
+    /// A file system is smaller than its volume.
+    Smaller,
     /// A copy-on-write snapshot overflowed.
     SnapshotLost,
     /// Something in a pool that we did not make.

@@ -301,7 +301,12 @@ fn same(entry: &Entry, want: &VolumeRequest) -> Result<()> {
 }
 
 fn asked_size(want: &VolumeRequest, source: Option<&Entry>) -> Result<Bytes> {
-    let least = want.usage.mount.map_or(Bytes::mib(1), |fs| fs.smallest());
+    // A copy's file system is made already.
+    let made = source.is_some_and(|source| source.record.content.file_system().is_some());
+    let least = match want.usage.mount {
+        Some(fs) if !made => fs.smallest(),
+        _ => Bytes::mib(1),
+    };
     let wanted = match (want.size.required, source) {
         (Bytes(0), Some(source)) => source.size,
         (Bytes(0), None) => want

@@ -138,6 +138,9 @@ impl Inner {
                     .into(),
             });
         }
+        if found.is_some() {
+            findings.extend(self.smaller(entry, &staging));
+        }
         match found {
             None => findings.push(Finding {
                 severity: Severity::Warning,

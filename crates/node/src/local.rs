@@ -32,6 +32,7 @@ use crate::ephemeral::{EphemeralRules, Making};
 use crate::index::{Entry, Index};
 use crate::jobs::{Job, Jobs};
 use crate::journal::{Intent, Journal};
+use crate::kubelet::settled;
 use crate::ops::Ops;
 use crate::pools::PoolConfig;
 use crate::tend::Chore;
@@ -395,34 +396,38 @@ impl Volumes for Local {
 
 #[async_trait]
 impl Publish for Local {
-    async fn stage(&self, want: StageRequest) -> Result<()> {
+    async fn stage(&self, mut want: StageRequest) -> Result<()> {
+        want.staging = settled(want.staging).await;
         detached!(self, |me| me.stage(want))
     }
 
     async fn unstage(&self, id: &Id, staging: &Path) -> Result<()> {
-        let (id, staging) = (id.clone(), staging.to_owned());
+        let (id, staging) = (id.clone(), settled(staging.to_owned()).await);
         detached!(self, |me| me.unstage(&id, &staging))
     }
 
-    async fn publish(&self, want: PublishRequest) -> Result<()> {
+    async fn publish(&self, mut want: PublishRequest) -> Result<()> {
+        want.staging = settled(want.staging).await;
+        want.target = settled(want.target).await;
         detached!(self, |me| me.publish(want))
     }
 
     async fn unpublish(&self, id: &Id, target: &Path) -> Result<()> {
-        let (id, target) = (id.clone(), target.to_owned());
+        let (id, target) = (id.clone(), settled(target.to_owned()).await);
         detached!(self, |me| me.unpublish(&id, &target))
     }
 
-    async fn publish_ephemeral(&self, want: EphemeralRequest) -> Result<()> {
+    async fn publish_ephemeral(&self, mut want: EphemeralRequest) -> Result<()> {
+        want.target = settled(want.target).await;
         detached!(self, |me| me.publish_ephemeral(want))
     }
 
     async fn stats(&self, id: &Id, path: &Path) -> Result<Stats> {
-        self.inner.stats(id, path).await
+        self.inner.stats(id, &settled(path.to_owned()).await).await
     }
 
     async fn expand(&self, id: &Id, path: &Path, required: Option<Bytes>) -> Result<Bytes> {
-        let (id, path) = (id.clone(), path.to_owned());
+        let (id, path) = (id.clone(), settled(path.to_owned()).await);
         detached!(self, |me| me.expand(&id, &path, required))
     }
 }

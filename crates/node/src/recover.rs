@@ -52,6 +52,13 @@ impl Local {
             .mode(0o700)
             .create(&state)
             .or_internal(|| format!("failed to make the state directory {}", state.display()))?;
+        // It may lie behind a link, which is root's word; mount tables show where it leads.
+        let state = std::fs::canonicalize(&state)
+            .or_internal(|| format!("failed to find the state directory {}", state.display()))?;
+        let options = Options {
+            state_dir: state.clone(),
+            ..options
+        };
         let lock_path = state.join("lock");
         let lock = stowage_host::blocking(move || DaemonLock::acquire(&lock_path, LOCK_WAIT))
             .await
@@ -420,8 +427,13 @@ impl Inner {
     /// A kill during a snapshot may have left a file system frozen. The caller holds the volume.
     async fn thaw(&self, entry: &Entry) {
         // Where somebody unmounted it lies a file system that others may have frozen.
-        let Ok(Some(path)) = self.seen_mounted(entry).await else {
-            return;
+        let path = match self.seen_mounted(entry).await {
+            Ok(Some(path)) => path,
+            Ok(None) if self.staged_for_files(entry) => {
+                self.unwedge(entry).await;
+                return;
+            }
+            _ => return,
         };
         stowage_host::on_own_thread(move || {
             if let Ok(true) = freeze::thaw(&path) {
@@ -429,6 +441,11 @@ impl Inner {
             }
         })
         .await;
+    }
+
+    fn staged_for_files(&self, entry: &Entry) -> bool {
+        let staging = self.attachments.get(&entry.record.id).staging;
+        staging.is_some_and(|staging| !staging.block)
     }
 
     /// An ephemeral volume whose consumer is gone, directory and all, is nobody's.

@@ -49,7 +49,12 @@ impl Inner {
             )));
         }
         failpoint::hit("node.remove.begun");
-        entry.pool.detach(&entry.record).await?;
+        if let Err(e) = entry.pool.detach(&entry.record).await {
+            if !self.unwedge(&entry).await {
+                return Err(e);
+            }
+            self.detach(&entry).await?;
+        }
         let removed = entry.pool.remove(&entry.record).await?;
         failpoint::hit("node.remove.removed");
         self.unnote(id).await?;

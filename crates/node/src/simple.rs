@@ -10,6 +10,7 @@ use stowage_model::error::Context;
 use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
 use stowage_model::{Bytes, Error, Id, Result};
 
+use crate::kubelet::{settled, settled_now};
 use crate::local::{Inner, Local};
 
 /// A volume to bring to one path.
@@ -32,7 +33,8 @@ impl Local {
     ///
     /// # Errors
     /// As [`stowage_model::Publish::stage`] and [`stowage_model::Publish::publish`].
-    pub async fn mount(&self, want: MountRequest) -> Result<()> {
+    pub async fn mount(&self, mut want: MountRequest) -> Result<()> {
+        want.target = settled(want.target).await;
         let me = Arc::clone(&self.inner);
         self.inner
             .ops
@@ -46,7 +48,8 @@ impl Local {
     /// As [`stowage_model::Publish::unpublish`] and [`stowage_model::Publish::unstage`];
     /// [`stowage_model::Kind::NotFound`] when the volume is not there.
     pub async fn unmount(&self, id: &Id, target: &Path) -> Result<()> {
-        let (me, id, target) = (Arc::clone(&self.inner), id.clone(), target.to_owned());
+        let target = settled(target.to_owned()).await;
+        let (me, id) = (Arc::clone(&self.inner), id.clone());
         self.inner
             .ops
             .detached(async move { me.unmount_simply(&id, &target).await })
@@ -55,9 +58,10 @@ impl Local {
 
     /// The volume that is in use at this path.
     pub fn volume_at(&self, target: &Path) -> Option<Id> {
+        let target = settled_now(target);
         let all = self.inner.attachments.all();
         all.into_iter()
-            .find(|(_, a)| a.targets.contains_key(target))
+            .find(|(_, a)| a.targets.contains_key(&target))
             .map(|(id, _)| id)
     }
 

@@ -98,6 +98,10 @@ impl Inner {
             .attach(&entry.record, Attach::UntilUnused)
             .await?;
         failpoint::hit("node.stage.attached");
+        if entry.outgrown(&device) {
+            // Nothing works on an unmounted file system that the kernel still has.
+            self.unwedge(&entry).await;
+        }
         let mut entry = entry;
         let staged = self
             .bring_up(&mut entry, fs, &device, target, staging)
@@ -124,12 +128,7 @@ impl Inner {
     ) -> Result<()> {
         let before = entry.record.clone();
         self.ensure_file_system(entry, fs, device).await?;
-        if entry.outgrown(device) && fs.grows_unmounted() {
-            filesystem::grow_unmounted(self.runner.as_ref(), fs.as_str(), &device.path)
-                .await
-                .or_internal(|| format!("failed to grow the file system of {}", entry.title()))?;
-            entry.record.fs_bytes = device.size;
-        }
+        self.before_mount(entry, fs, device, staging).await?;
         // Before the mount, not beside it: a mount outlives us, and whoever finds it after a kill
         // lets its consumer write to a volume whose record still says that it may be formatted.
         if entry.record != before {
@@ -138,7 +137,19 @@ impl Inner {
         failpoint::hit("node.stage.recorded");
         self.mount(entry, fs, device, target, staging).await?;
         failpoint::hit("node.stage.mounted");
-        self.grow_outgrown(entry, fs, device, staging).await
+        self.thaw_left(entry, &staging.path).await;
+        let Err(e) = self.grow_outgrown(entry, fs, device, staging).await else {
+            return Ok(());
+        };
+        if !fs.grows_unmounted() {
+            return Err(e);
+        }
+        tracing::warn!(volume.id = %entry.record.id, error = %e.chain(), "growing it unmounted");
+        self.unmount_ours(entry, &staging.path, false).await?;
+        self.grow_unmounted(entry, fs, device).await?;
+        self.save_lazily(entry).await?;
+        let target = open_staging(&staging.path).await?;
+        self.mount(entry, fs, device, target, staging).await
     }
 
     /// Make the record of a volume that is mounted already say what is there, and do what a kill
@@ -172,21 +183,6 @@ impl Inner {
             self.save_lazily(&entry).await?;
         }
         self.grow_outgrown(&mut entry, fs, &device, staging).await
-    }
-
-    async fn grow_outgrown(
-        self: &Arc<Self>,
-        entry: &mut Entry,
-        fs: FsType,
-        device: &Device,
-        staging: &Staging,
-    ) -> Result<()> {
-        // One that is mounted to be read cannot grow; it does at the next writable mount.
-        let reader = staging.is_read_only();
-        if entry.outgrown(device) && !reader {
-            self.grow_mounted(entry, fs, device, &staging.path).await?;
-        }
-        Ok(())
     }
 
     async fn mount(
@@ -331,30 +327,14 @@ impl Inner {
             .or_internal(|| format!("failed to look at what {} holds", entry.title()))
     }
 
-    /// Grow a mounted file system to its device.
-    pub(crate) async fn grow_mounted(
-        self: &Arc<Self>,
-        entry: &mut Entry,
-        fs: FsType,
-        device: &Device,
-        mounted_at: &Path,
-    ) -> Result<()> {
-        filesystem::grow(self.runner.as_ref(), fs.as_str(), &device.path, mounted_at)
-            .await
-            .or_internal(|| format!("failed to grow the file system of {}", entry.title()))?;
-        failpoint::hit("node.expand.grown");
-        if entry.record.fs_bytes == device.size {
-            return Ok(());
-        }
-        entry.record.fs_bytes = device.size;
-        self.save_lazily(entry).await
-    }
-
     /// Detach, patiently.
     pub(crate) async fn detach(&self, entry: &Entry) -> Result<()> {
-        for _ in 1..DETACH_TRIES {
+        for n in 1..DETACH_TRIES {
             if entry.pool.detach(&entry.record).await.is_ok() {
                 return Ok(());
+            }
+            if n == DETACH_TRIES / 4 {
+                self.unwedge(entry).await;
             }
             tokio::time::sleep(DETACH_PAUSE).await;
         }

@@ -230,6 +230,9 @@ impl Inner {
                 }
                 Mounted::Ours => {}
             }
+            if !block {
+                self.thaw_last(entry, path).await;
+            }
             let owned = path.to_owned();
             blocking(move || mount::unmount(&owned))
                 .await

@@ -221,6 +221,8 @@ pub struct Rig {
     pub storage: Storage,
     daemon: Option<Child>,
     environment: Vec<(String, String)>,
+    /// A capability that the daemon is started without.
+    lacking: Option<&'static str>,
 }
 
 impl Rig {
@@ -252,6 +254,7 @@ impl Rig {
             storage,
             daemon: None,
             environment: Vec::new(),
+            lacking: None,
         }
     }
 
@@ -278,6 +281,11 @@ impl Rig {
         self.environment.push((key.to_owned(), value.to_owned()));
     }
 
+    /// Start without a capability from now on, as in many containers.
+    pub fn lacks(&mut self, capability: &'static str) {
+        self.lacking = Some(capability);
+    }
+
     /// Set no variable for the next start.
     pub fn unset_all(&mut self) {
         self.environment.clear();
@@ -291,7 +299,14 @@ impl Rig {
             .create(true)
             .open(self.path("log"))
             .expect("a writable directory");
-        let mut command = Command::new(STOWAGE);
+        let mut command = match self.lacking {
+            None => Command::new(STOWAGE),
+            Some(capability) => {
+                let mut command = Command::new("setpriv");
+                command.args(["--bounding-set", &format!("-{capability}"), STOWAGE]);
+                command
+            }
+        };
         command
             .args(["serve", "--config"])
             .arg(self.path("stowage.toml"))

@@ -145,12 +145,26 @@ impl Runner for System {
     }
 }
 
+/// Waits for a command that nothing may disturb, whoever else waits for it.
+async fn see_out(child: &mut Child, cmd: &Cmd) -> io::Result<ExitStatus> {
+    loop {
+        if let Ok(status) = timeout(cmd.timeout.max(REPORT_EVERY), child.wait()).await {
+            return status;
+        }
+        tracing::warn!(command.argv = ?cmd.argv(), command.pid = child.id(),
+            "a command takes long and must not be ended; still waiting");
+    }
+}
+
 /// How the command ended by itself; none if it ran too long or nobody waits for it.
 async fn watch(
     mut child: Child,
     cmd: Cmd,
     gone: oneshot::Receiver<()>,
 ) -> io::Result<Option<ExitStatus>> {
+    if cmd.undisturbed {
+        return see_out(&mut child, &cmd).await.map(Some);
+    }
     let (stdin, bytes) = (child.stdin.take(), cmd.stdin.as_deref());
     let feed = async {
         if let (Some(mut pipe), Some(bytes)) = (stdin, bytes) {

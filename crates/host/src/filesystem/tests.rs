@@ -171,3 +171,79 @@ async fn a_log_to_be_replayed_is_seen_and_a_frozen_file_system_has_none() {
     }
     assert!(!log().await.unwrap());
 }
+
+/// Keeps what was asked of it, and does nothing.
+#[derive(Default)]
+struct Asked(std::sync::Mutex<Vec<crate::Cmd>>);
+
+#[async_trait::async_trait]
+impl Runner for Asked {
+    async fn run(&self, cmd: crate::Cmd) -> Result<crate::Output, CmdError> {
+        self.0.lock().unwrap().push(cmd);
+        Ok(crate::Output::default())
+    }
+}
+
+#[tokio::test]
+async fn what_changes_a_file_system_in_place_is_never_ended() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(128 << 10).unwrap();
+    let asked = Asked::default();
+    grow_unmounted(&asked, "ext4", file.path()).await.unwrap();
+    add_journal(&asked, file.path()).await.unwrap();
+    fresh_uuid(&asked, "btrfs", file.path()).await.unwrap();
+    // A new one may be cut off: it is made again from the start.
+    mkfs(&asked, "ext4", file.path(), &[], None).await.unwrap();
+    let asked = asked.0.into_inner().unwrap();
+    let seen: Vec<_> = asked
+        .iter()
+        .map(|cmd| (cmd.argv(), cmd.undisturbed))
+        .collect();
+    let seen: Vec<_> = seen
+        .iter()
+        .map(|(argv, calm)| (argv[0].as_str(), *calm))
+        .collect();
+    let expected = [
+        ("e2fsck", true),
+        ("resize2fs", true),
+        ("e2fsck", true),
+        ("tune2fs", true),
+        ("btrfstune", true),
+        ("mkfs.ext4", false),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn the_smallest_ext4_has_a_journal_and_a_smaller_one_gets_it() {
+    let runner = System::new();
+    let disk = Disk::new(8 << 20);
+    mkfs(
+        &runner,
+        "ext4",
+        disk.path(),
+        &["-b".into(), "4096".into()],
+        None,
+    )
+    .await
+    .unwrap();
+    assert!(has_journal(disk.path()).await.unwrap());
+    let small = Disk::new(7 << 20);
+    mkfs(
+        &runner,
+        "ext4",
+        small.path(),
+        &["-b".into(), "4096".into()],
+        None,
+    )
+    .await
+    .unwrap();
+    assert!(!has_journal(small.path()).await.unwrap());
+    let file = File::options().write(true).open(&small.file).unwrap();
+    file.set_len(16 << 20).unwrap();
+    crate::loopdev::set_capacity(small.path()).unwrap();
+    grow_unmounted(&runner, "ext4", small.path()).await.unwrap();
+    add_journal(&runner, small.path()).await.unwrap();
+    assert!(has_journal(small.path()).await.unwrap());
+    drop(small.mounted("ext4"));
+}

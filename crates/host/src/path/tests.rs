@@ -142,3 +142,41 @@ fn removal_takes_empty_things_only_and_may_be_repeated() {
     assert!(!Target::remove(&dir).unwrap() && !Target::remove(&file).unwrap());
     assert!(!Target::remove(&dir.join("below/a/missing/one")).unwrap());
 }
+
+/// In a directory that only root can change, which /tmp is not.
+#[test]
+fn links_that_only_root_can_change_are_resolved_and_no_others() {
+    let top = tempfile::tempdir_in("/var/lib").unwrap();
+    let top = top.path();
+    let chown = |path: &Path| std::os::unix::fs::lchown(path, Some(1000), None).unwrap();
+    fs::create_dir_all(top.join("disk/data/kubelet")).unwrap();
+    symlink("disk/data", top.join("data")).unwrap();
+    symlink(top.join("data/kubelet"), top.join("absolute")).unwrap();
+    symlink("../data/./kubelet", top.join("disk/relative")).unwrap();
+    let real = top.join("disk/data/kubelet");
+    for link in [
+        "absolute",
+        "disk/relative",
+        "data/kubelet",
+        "disk/data/kubelet",
+    ] {
+        assert_eq!(settled(&top.join(link)), real, "{link}");
+    }
+    let refuses = |why: &str| {
+        let link = top.join("absolute");
+        assert_eq!(settled(&link), link, "{why}");
+    };
+    fs::set_permissions(top.join("disk"), fs::Permissions::from_mode(0o1777)).unwrap();
+    refuses("anybody may write on the way");
+    fs::set_permissions(top.join("disk"), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&top.join("disk/data"));
+    refuses("a directory is another's");
+    std::os::unix::fs::lchown(top.join("disk/data"), Some(0), None).unwrap();
+    assert_eq!(settled(&top.join("absolute")), real);
+    chown(&top.join("data"));
+    refuses("a link is another's");
+    fs::remove_file(top.join("data")).unwrap();
+    refuses("it leads nowhere");
+    symlink("data", top.join("data")).unwrap();
+    refuses("it leads to itself");
+}

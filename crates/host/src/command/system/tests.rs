@@ -117,6 +117,33 @@ async fn a_spared_command_is_told_to_end_and_never_killed() {
     assert_eq!(std::fs::read_to_string(note).unwrap(), "resumed\n");
 }
 
+#[tokio::test]
+async fn an_undisturbed_command_gets_no_signal_and_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (told, done) = (dir.path().join("told"), dir.path().join("done"));
+    let script = format!(
+        "trap 'echo > {}' TERM; sleep 1; sleep 1; echo > {}",
+        told.display(),
+        done.display()
+    );
+    let slow = || {
+        sh(&script)
+            .timeout(Duration::from_millis(100))
+            .undisturbed()
+    };
+    let system = System::new();
+    system.run(slow()).await.unwrap();
+    assert!(done.exists() && !told.exists());
+    std::fs::remove_file(&done).unwrap();
+    let gave_up = timeout(Duration::from_millis(300), system.run(slow())).await;
+    assert!(gave_up.is_err());
+    let deadline = Clock::now() + Duration::from_secs(20);
+    while !done.exists() && Clock::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(done.exists() && !told.exists());
+}
+
 #[test]
 fn a_command_outlives_the_runtime_and_writes_on() {
     let dir = tempfile::tempdir().unwrap();

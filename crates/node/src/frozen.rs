@@ -1,0 +1,97 @@
+//! File systems that somebody else froze, as a backup does with `fsfreeze -f`, and did not thaw. A
+//! freeze outlives the mount: the kernel keeps the file system and its device, where nobody can reach
+//! them to thaw them, and the next mount shows it frozen still.
+
+use std::path::Path;
+
+use stowage_host::{Target, blocking, device, durable, freeze, mount};
+use stowage_model::FsType;
+
+use crate::index::Entry;
+use crate::local::Inner;
+use crate::target::mount_at;
+
+impl Inner {
+    /// Thaw what is mounted at `path` if this is its last mount: it is about to go.
+    pub(crate) async fn thaw_last(&self, entry: &Entry, path: &Path) {
+        let Ok(Some(found)) = mount_at(path).await else {
+            return;
+        };
+        let mounts = blocking(move || mount::of_device(found.dev)).await;
+        if mounts.is_ok_and(|mounts| mounts.len() == 1) {
+            self.thaw_left(entry, path).await;
+        }
+    }
+
+    /// Thaw what is mounted at `path` if it is frozen. The caller holds the volume, so the freeze is
+    /// nobody's who still works on it.
+    pub(crate) async fn thaw_left(&self, entry: &Entry, path: &Path) {
+        let owned = path.to_owned();
+        let thawed = blocking(move || thaw_at(&owned)).await;
+        match thawed {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!(volume.id = %entry.record.id, path = %path.display(),
+                "thawed a file system that somebody left frozen"),
+            Err(e) => tracing::warn!(volume.id = %entry.record.id, path = %path.display(),
+                error = e, "failed to see whether a file system is frozen"),
+        }
+    }
+
+    /// Thaw a volume whose device is held though it is mounted nowhere: a freeze that outlived the
+    /// last mount holds it. Answers whether it was that.
+    pub(crate) async fn unwedge(&self, entry: &Entry) -> bool {
+        let record = &entry.record;
+        let Some(fs) = record.content.file_system() else {
+            return false;
+        };
+        let Ok(Some(attached)) = entry.pool.attached(record).await else {
+            return false;
+        };
+        let at = self.options.state_dir.join(format!("thaw-{}", record.id));
+        let only_read = record.read_only || self.in_place(entry);
+        let thawed = blocking(move || {
+            let held = device::in_use(&attached.path).ok().flatten();
+            let unseen = held.is_some_and(|by| by == device::InUse::default());
+            Ok(unseen && thaw_unmounted(&attached.path, fs, only_read, &at)?)
+        });
+        let thawed: Result<bool, String> = thawed.await;
+        match thawed {
+            Ok(true) => tracing::warn!(volume.id = %record.id,
+                "thawed a file system that was left frozen and unmounted"),
+            Ok(false) => {}
+            Err(ref e) => tracing::warn!(volume.id = %record.id, error = e,
+                "its device is held, and why cannot be seen"),
+        }
+        thawed == Ok(true)
+    }
+}
+
+fn thaw_at(path: &Path) -> Result<bool, String> {
+    let target = Target::open(path).map_err(|e| e.to_string())?;
+    freeze::thaw(&target.proc_path()).map_err(|e| e.to_string())
+}
+
+/// The kernel gives a mount of the same device the file system that it still has, frozen as it is.
+fn thaw_unmounted(device: &Path, fs: FsType, only_read: bool, at: &Path) -> Result<bool, String> {
+    durable::create_dir(at).map_err(|e| e.to_string())?;
+    let nouuid = (fs == FsType::Xfs).then(|| "nouuid".to_owned());
+    let writable: Vec<String> = nouuid.into_iter().collect();
+    let reading = fs.untouched(&writable);
+    let mounted = || -> Result<(), String> {
+        let mount = |options: &[String]| {
+            let target = Target::open(at).map_err(|e| e.to_string())?;
+            mount::mount_device(device, &target, fs.as_str(), options).map_err(|e| e.to_string())
+        };
+        match only_read {
+            true => mount(&reading),
+            // EBUSY where it was mounted read-only.
+            false => mount(&writable).or_else(|_| mount(&reading)),
+        }
+    };
+    let thawed = mounted().and_then(|()| {
+        let thawed = thaw_at(at);
+        mount::unmount(at).map_err(|e| e.to_string()).and(thawed)
+    });
+    Target::remove(at).map_err(|e| e.to_string())?;
+    thawed
+}
