@@ -17,6 +17,7 @@
 //! ```
 #![warn(missing_docs)]
 
+mod authority;
 mod capability;
 #[cfg(feature = "client")]
 pub mod client;
@@ -41,12 +42,14 @@ use std::sync::Arc;
 
 use stowage_model::error::Context;
 use stowage_model::{Publish, Result, Volumes};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 
 pub use config::{Config, DEFAULT_TOPOLOGY_KEY};
 pub use size::DEFAULT_SIZE;
 pub use socket::bind;
 
+use authority::Forgiving;
 use door::Door;
 use proto::controller_server::ControllerServer;
 use proto::group_controller_server::GroupControllerServer;
@@ -77,12 +80,13 @@ pub async fn serve(
         publish,
         ready,
     });
+    let callers = UnixListenerStream::new(listener).map(|caller| caller.map(Forgiving::new));
     tonic::transport::Server::builder()
         .add_service(IdentityServer::from_arc(Arc::clone(&door)))
         .add_service(ControllerServer::from_arc(Arc::clone(&door)))
         .add_service(GroupControllerServer::from_arc(Arc::clone(&door)))
         .add_service(NodeServer::from_arc(door))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
+        .serve_with_incoming_shutdown(callers, shutdown)
         .await
         .or_internal(|| "failed to serve CSI calls".to_owned())
 }

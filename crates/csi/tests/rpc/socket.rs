@@ -127,3 +127,51 @@ async fn a_server_told_to_stop_ends_though_clients_stay_connected() {
     ended.unwrap().unwrap().unwrap();
     assert!(client.probe(ProbeRequest {}).await.is_err());
 }
+
+/// Frames as gRPC's C core sends them over a Unix socket. No client in Rust can be made to.
+#[tokio::test]
+async fn a_client_that_names_the_sockets_path_as_its_authority_is_served() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let s = crate::support::Server::start().await;
+    let mut socket = tokio::net::UnixStream::connect(s.path("csi.sock"))
+        .await
+        .unwrap();
+    let literal = |name: &str, value: &str| {
+        let part = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        [&[0x40][..], &part(name), &part(value)].concat()
+    };
+    // `:method: POST` and `:scheme: http` are of the table that both sides have.
+    let fields = [
+        vec![0x83, 0x86],
+        literal(":path", "/csi.v1.Identity/Probe"),
+        literal(":authority", "run%2Fstowage%2Fcsi.sock"),
+        literal("te", "trailers"),
+        literal("content-type", "application/grpc"),
+    ]
+    .concat();
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let sent = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, &[]),
+        frame(1, 4, 1, &fields),
+        frame(0, 1, 1, &[0; 5]),
+    ];
+    socket.write_all(&sent.concat()).await.unwrap();
+    // The kind of the first frame that is about the stream: HEADERS, not RST_STREAM.
+    let mut answered = async || loop {
+        let mut header = [0; 9];
+        socket.read_exact(&mut header).await.unwrap();
+        let mut payload = vec![0; (usize::from(header[1]) << 8) | usize::from(header[2])];
+        socket.read_exact(&mut payload).await.unwrap();
+        if header[8] == 1 && header[3] != 8 {
+            return header[3];
+        }
+    };
+    let patience = std::time::Duration::from_secs(10);
+    let kind = tokio::time::timeout(patience, answered()).await.unwrap();
+    assert_eq!(kind, 1);
+}
