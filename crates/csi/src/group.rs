@@ -7,6 +7,7 @@ use stowage_model::request::GroupRequest;
 use stowage_model::volumes::Group;
 use stowage_model::{Error, Id, Name, Result};
 
+use crate::Config;
 use crate::controller::snapshots::{timestamp, wire};
 use crate::door::{Door, rpcs};
 use crate::fields;
@@ -85,7 +86,7 @@ async fn create(
         })
         .await?;
     Ok(CreateVolumeGroupSnapshotResponse {
-        group_snapshot: Some(reply(&group)?),
+        group_snapshot: Some(reply(&door.config, &group)?),
     })
 }
 
@@ -120,7 +121,7 @@ async fn get(
         return Err(not_its_members());
     }
     Ok(GetVolumeGroupSnapshotResponse {
-        group_snapshot: Some(reply(&group)?),
+        group_snapshot: Some(reply(&door.config, &group)?),
     })
 }
 
@@ -142,8 +143,9 @@ fn not_its_members() -> Error {
     Error::invalid("snapshot_ids are not the members of this group; name all of them and no other")
 }
 
-fn reply(group: &Group) -> Result<VolumeGroupSnapshot> {
-    let mut snapshots = group.members.iter().map(wire).collect::<Result<Vec<_>>>()?;
+fn reply(config: &Config, group: &Group) -> Result<VolumeGroupSnapshot> {
+    let members = group.members.iter().map(|member| wire(config, member));
+    let mut snapshots = members.collect::<Result<Vec<_>>>()?;
     for snapshot in &mut snapshots {
         snapshot.group_snapshot_id = group.id.to_string();
     }

@@ -30,6 +30,8 @@ async fn a_snapshot_is_ready_at_once_and_its_time_never_moves() {
     assert_eq!(first.source_volume_id, of.volume_id);
     assert_eq!(first.size_bytes, mib(64));
     assert!(first.group_snapshot_id.is_empty());
+    let here = place(&[("kubernetes.io/hostname", "node-1")]);
+    assert_eq!(first.accessible_topology, [here]);
     let time = first.creation_time.unwrap();
     assert!(time.seconds > 1_700_000_000, "{time:?}");
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
