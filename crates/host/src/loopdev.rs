@@ -57,31 +57,46 @@ impl AsFd for LoopDevice {
 /// Attaches `file` to a free loop device.
 ///
 /// # Errors
-/// EBUSY only after many lost races; ENOENT from `/dev/loop-control` where the kernel has no loop
-/// devices.
+/// EBUSY only after many lost races; ENOENT where the kernel has no loop devices, or has one that
+/// `/dev` does not show, as in a container with a `/dev` of its own.
 pub fn attach(file: &Path, options: Options) -> Result<LoopDevice, FsError> {
     let control_path = Path::new(CONTROL);
-    let control = File::open(control_path).context("open", control_path)?;
+    let no_loops = "open (is the loop module loaded, and does /dev show it?)";
+    let control = File::open(control_path).context(no_loops, control_path)?;
     let backing = OpenOptions::new()
         .read(true)
         .write(!options.read_only)
         .open(file)
         .context("open", file)?;
+    let mut last = FsError::new("attach a loop device to", file, Errno::BUSY);
     for _ in 0..TRIES {
-        let number = abi::free(&control).context("ask for a free loop device", control_path)?;
+        // ENOSPC is of the numbers of loop devices here, not of a disk.
+        let number = abi::free(&control).context(
+            "get a free loop device (all may be in use: losetup -a) from",
+            control_path,
+        )?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
         match attach_to(&path, &backing, file, options) {
             Ok(device) => return Ok(device),
             // EBUSY: somebody else took it. ENOENT, ENXIO: removed again, or not yet made by udev.
             Err(error) => match error.errno() {
                 Some(Errno::BUSY | Errno::NOENT | Errno::NXIO | Errno::NODEV) => {
+                    last = error;
                     std::thread::sleep(std::time::Duration::from_millis(5));
                 }
                 _ => return Err(error),
             },
         }
     }
-    Err(FsError::new("attach a loop device to", file, Errno::BUSY))
+    if last.path == file {
+        return Err(last);
+    }
+    // The kernel has a free one all the time, and we cannot get at it.
+    Err(FsError {
+        verb: "open the free loop device (does /dev show the host's devices, or is udev away? \
+               mknod makes the node)",
+        ..last
+    })
 }
 
 fn attach_to(

@@ -46,6 +46,36 @@ fn attach_find_and_detach() {
     assert!(detach(Path::new("/dev/null")).is_err());
 }
 
+/// As in a container with a `/dev` of its own, in which the test runs once more.
+#[test]
+fn a_free_loop_device_without_a_node_is_named() {
+    const INSIDE: &str = "STOWAGE_TEST_BARE_DEV";
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 1 << 20);
+    if std::env::var_os(INSIDE).is_some() {
+        let error = attach(&path, Options::default()).unwrap_err();
+        println!("said: {error}: {}", error.source);
+        return;
+    }
+    let script = "mount -t tmpfs tmpfs /dev && mknod /dev/loop-control c 10 237 && \
+                  mknod /dev/null c 1 3 && exec \"$0\" --exact --nocapture \
+                  loopdev::tests::a_free_loop_device_without_a_node_is_named";
+    let out = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let out = String::from_utf8_lossy(&out.stdout).into_owned();
+    let said = out.lines().find_map(|line| line.split_once("said: "));
+    let (_, said) = said.unwrap_or_else(|| panic!("{out}"));
+    assert!(
+        said.contains("/dev/loop") && said.contains("mknod"),
+        "{said}"
+    );
+    assert!(said.contains("No such file"), "{said}");
+}
+
 #[test]
 fn find_goes_by_identity_not_by_name() {
     let dir = tempfile::tempdir().unwrap();
