@@ -31,6 +31,11 @@ fn limits_are_set_again_after_a_kill() {
 }
 
 #[test]
+fn limits_come_back_with_their_control_group() {
+    throttle::back_in_a_new_group(&rig());
+}
+
+#[test]
 fn limits_go_with_the_last_target() {
     throttle::lifted_with_the_last_target(&rig());
 }

@@ -23,6 +23,7 @@ fn reason(trouble: Trouble) -> &'static str {
         Trouble::Foreign => "ForeignObject",
         Trouble::Leftover => "Leftover",
         Trouble::BadRecord => "BadRecord",
+        Trouble::NotLimited => "NotLimited",
     }
 }
 
@@ -42,6 +43,7 @@ fn of_volume(finding: &Finding) -> VolumeHealthErrorType {
             | Trouble::Smaller
             | Trouble::Foreign
             | Trouble::Leftover
+            | Trouble::NotLimited
             | Trouble::DeviceError
             | Trouble::ToolMissing,
             _,
@@ -61,6 +63,7 @@ fn of_storage(finding: &Finding) -> Option<StorageHealthErrorType> {
         | Trouble::SnapshotLost
         | Trouble::Foreign
         | Trouble::Leftover
+        | Trouble::NotLimited
         | Trouble::BadRecord => None,
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Documentation/admin-guide/cgroup-v1/blkio-controller.rst and cgroup-v2.rst of the kernel.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -173,12 +174,16 @@ impl Hierarchy {
         }
     }
 
-    /// The control group of the pod with this uid, in the layouts of kubelet's two drivers.
+    /// The control groups of the pods with these uids, in the layouts of kubelet's two drivers and
+    /// wherever in the tree kubelet has its own.
     ///
     /// # Errors
-    /// If the tree cannot be read; a pod that is not there is `None`.
-    pub fn find_pod(&self, uid: &str) -> Result<Option<PathBuf>, CgroupError> {
-        pods::find(&self.root, uid)
+    /// If the tree cannot be read; a pod that is not there is left out.
+    pub fn find_pods(
+        &self,
+        uids: &BTreeSet<&str>,
+    ) -> Result<BTreeMap<String, PathBuf>, CgroupError> {
+        pods::find(&self.root, uids)
     }
 
     /// The group's directory; it must exist below the root, on a way without `..` and symlinks.

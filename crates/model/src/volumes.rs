@@ -139,6 +139,8 @@ pub enum Trouble {
     Leftover,
     /// A record on the disk that cannot be read.
     BadRecord,
+    /// A consumer is without the volume's I/O limits.
+    NotLimited,
 }
 
 /// Something wrong, and how to mend it.

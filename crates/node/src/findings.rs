@@ -111,6 +111,7 @@ impl Inner {
                 mend: "create it again with the same request to start over, or delete it".into(),
             });
         }
+        findings.extend(self.without_limits(entry));
         let attachment = self.attachments.get(id);
         let Some(staging) = attachment.staging.filter(|s| !s.block) else {
             return Ok(findings);

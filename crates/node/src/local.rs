@@ -36,6 +36,7 @@ use crate::kubelet::settled;
 use crate::ops::Ops;
 use crate::pools::PoolConfig;
 use crate::tend::Chore;
+use crate::throttle::Watch;
 use crate::unread::Unread;
 
 /// How long a record changed in use may wait before it is carried into its pool: long enough for
@@ -72,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) journal: Journal,
     pub(crate) attachments: Attachments,
     pub(crate) jobs: Arc<Jobs>,
+    /// Which limits are in force.
+    pub(crate) limits: Watch,
     /// Inline volumes that are being made.
     pub(crate) making: Making,
     /// Upkeep that is under way.

@@ -26,6 +26,7 @@ use crate::journal::{Intent, Journal};
 use crate::local::{Inner, Local, Options};
 use crate::ops::Guard;
 use crate::pools::{self, PoolConfig};
+use crate::throttle::Watch;
 use crate::unread::Unread;
 
 /// How long to wait for a previous daemon, or the commands it left running when it was killed.
@@ -102,6 +103,7 @@ impl Inner {
             unread: Unread::default(),
             ops: Arc::default(),
             jobs: Arc::default(),
+            limits: Watch::default(),
             making: Making::default(),
             chores: Mutex::default(),
             stopping: CancellationToken::new(),

@@ -30,7 +30,7 @@ impl Inner {
         }
         let cgroup = match &want.cgroup {
             Some(path) => Some(path.clone()),
-            None => self.consumer_of(&want.target),
+            None => self.consumer_of(&want.target).await,
         };
         let publication = Publication {
             cgroup,

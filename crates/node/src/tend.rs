@@ -1,6 +1,5 @@
-//! Upkeep, every few seconds: pools look after themselves (snapshot stores, fill levels), limits
-//! reach consumers that came late, pools that were away are read. Starts no process while nothing
-//! happens.
+//! Upkeep, every few seconds: pools look after themselves (snapshot stores, fill levels), consumers
+//! keep their limits, pools that were away are read. Starts no process while nothing happens.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -56,7 +55,7 @@ impl Inner {
         for pool in self.pools() {
             let (me, name) = (Arc::clone(self), pool.name().clone());
             self.chore(Chore::Limit, name.clone(), async move {
-                me.late_limits(&name).await;
+                me.watch_limits(&name).await;
             });
         }
     }

@@ -1,28 +1,33 @@
 //! A volume's I/O limits on the cgroups of its consumers. Each consumer gets the volume's limits
 //! for itself, since that is what the kernel can bound.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 use stowage_host::Devno;
 use stowage_host::cgroup::{Hierarchy, IoLimits};
 use stowage_host::{blocking, device};
 use stowage_model::error::Context;
-use stowage_model::{Error, Id, Limits, PoolName, Result};
+use stowage_model::{Error, Id, Limits, Result};
 
-use crate::attachments::{Attachment, Publication};
+use crate::attachments::Publication;
 use crate::index::Entry;
 use crate::local::Inner;
+
+mod watch;
+
+pub(crate) use watch::Watch;
 
 impl Inner {
     /// The cgroup of the pod a target path belongs to, if the path names one and the pod has its
     /// cgroup already.
-    pub(crate) fn consumer_of(&self, target: &Path) -> Option<PathBuf> {
-        self.cgroups
-            .as_ref()?
-            .find_pod(pod_uid(target)?)
-            .ok()
-            .flatten()
+    pub(crate) async fn consumer_of(&self, target: &Path) -> Option<PathBuf> {
+        let (hierarchy, uid) = (self.cgroups.clone()?, pod_uid(target)?.to_owned());
+        let found = blocking(move || {
+            let uids = BTreeSet::from([uid.as_str()]);
+            hierarchy.find_pods(&uids).ok()?.remove(&uid)
+        });
+        found.await
     }
 
     /// Put the volume's limits on one consumer, where there are both.
@@ -48,13 +53,15 @@ impl Inner {
                 )),
             };
         };
-        for dev in self.throttled_devices(entry, publication).await? {
-            let (hierarchy, cgroup, id) =
-                (hierarchy.clone(), cgroup.clone(), entry.record.id.clone());
+        let devices = self.throttled_devices(entry, publication).await?;
+        let id = &entry.record.id;
+        for dev in devices.iter().copied() {
+            let (hierarchy, cgroup) = (hierarchy.clone(), cgroup.clone());
             blocking(move || set(&hierarchy, &cgroup, dev, limits))
                 .await
                 .or_internal(|| format!("failed to set the I/O limits of {id}"))?;
         }
+        self.limits.are_set(id, &cgroup, devices);
         Ok(())
     }
 
@@ -82,6 +89,7 @@ impl Inner {
         {
             return;
         }
+        self.limits.are_lifted(&entry.record.id, &cgroup);
         for dev in self
             .throttled_devices(entry, publication)
             .await
@@ -101,10 +109,10 @@ impl Inner {
             return;
         };
         for (target, publication) in self.attachments.get(id).targets {
-            let cgroup = publication
-                .cgroup
-                .clone()
-                .or_else(|| self.consumer_of(&target));
+            let cgroup = match publication.cgroup.clone() {
+                Some(known) => Some(known),
+                None => self.consumer_of(&target).await,
+            };
             let publication = Publication {
                 cgroup,
                 ..publication
@@ -113,59 +121,6 @@ impl Inner {
                 tracing::warn!(volume.id = %id, volume.path = %target.display(),
                     error = %e.chain(), "limits not set again");
             }
-        }
-    }
-
-    /// Limits for consumers of a pool's volumes whose cgroup appeared after they were published.
-    pub(crate) async fn late_limits(self: &Arc<Self>, pool: &PoolName) {
-        let late = |attachment: &Attachment| {
-            let mut targets = attachment.targets.values();
-            targets.any(|publication| publication.cgroup.is_none())
-        };
-        for (id, attachment) in self.attachments.all() {
-            // To look for a pod is to walk all of them; who has no limits needs none found.
-            let limited = |entry: &Entry| !entry.record.limits.is_unlimited();
-            let entry = self.index.get(&id).filter(limited);
-            if !late(&attachment) || entry.is_none_or(|entry| entry.pool.name() != pool) {
-                continue;
-            }
-            for (target, publication) in attachment.targets {
-                if publication.cgroup.is_none()
-                    && let Some(cgroup) = self.consumer_of(&target)
-                {
-                    self.limit_late(&id, target, publication, cgroup).await;
-                }
-            }
-        }
-    }
-
-    /// Note a consumer's cgroup and put the limits on it. One that is worked upon now is left to
-    /// the next time.
-    async fn limit_late(
-        self: &Arc<Self>,
-        id: &Id,
-        target: PathBuf,
-        publication: Publication,
-        cgroup: PathBuf,
-    ) {
-        let Ok(_held) = self.ops.begin_now(id, "limiting").await else {
-            return;
-        };
-        let Some(entry) = self.index.get(id) else {
-            return;
-        };
-        let found = Publication {
-            cgroup: Some(cgroup),
-            ..publication
-        };
-        let known = found.clone();
-        let noted = self.attachments.update(id, move |a| {
-            if let Some(publication) = a.targets.get_mut(&target) {
-                *publication = known;
-            }
-        });
-        if let Err(e) = noted.await.and(self.throttle(&entry, &found).await) {
-            tracing::warn!(volume.id = %id, error = %e.chain(), "limits not set");
         }
     }
 
@@ -201,13 +156,16 @@ fn set(
     if limits.is_unlimited() {
         return hierarchy.clear(cgroup, dev);
     }
-    let limits = IoLimits {
+    hierarchy.apply(cgroup, dev, &io_limits(limits))
+}
+
+fn io_limits(limits: Limits) -> IoLimits {
+    IoLimits {
         read_bps: limits.read_bps,
         write_bps: limits.write_bps,
         read_iops: limits.read_iops,
         write_iops: limits.write_iops,
-    };
-    hierarchy.apply(cgroup, dev, &limits)
+    }
 }
 
 /// The pod uid in a kubelet path: `…/pods/<uid>/volumes/…` or, for block volumes,

@@ -79,6 +79,21 @@ impl Group {
         assert!(self.entries().is_empty());
     }
 
+    /// Made anew, as when a service restarts.
+    fn renew(&self) {
+        std::fs::remove_dir(&self.dir).expect("nothing is in it");
+        std::fs::create_dir(&self.dir).expect("a cgroup of our own");
+    }
+
+    /// Switch `io` off and on again above it, as systemd does.
+    fn toggle(&self) {
+        let above = self.dir.parent().expect("not the root");
+        for switch in ["-io", "+io"] {
+            let switched = std::fs::write(above.join("cgroup.subtree_control"), switch);
+            switched.expect("nothing below hands io down");
+        }
+    }
+
     /// A command that runs in this cgroup.
     fn command(&self, program: &str, args: &[String]) -> Command {
         let mut command = Command::new("sh");
@@ -324,6 +339,28 @@ pub fn set_again_after_a_kill(rig: &mut Rig) {
     rig.start();
     unmount(rig, "dev");
     assert_eq!(group.entries(), Vec::<String>::new());
+    delete(rig, &["v"]);
+    rig.assert_clean();
+}
+
+/// Limits come back within seconds when their cgroup is made anew, or `io` was switched off above it.
+pub fn back_in_a_new_group(rig: &Rig) {
+    let group = Group::new("anew");
+    raw(rig, &group, "64Mi", "bps=1Mi");
+    let set = group.entries();
+    assert!(!set.is_empty());
+    let ways = [Group::renew as fn(&Group), Group::toggle];
+    for lose in ways.into_iter().take(if group.v2 { 2 } else { 1 }) {
+        lose(&group);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while group.entries() != set {
+            assert!(Instant::now() < deadline, "{:?}", group.entries());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    rig.ok(&["volume", "limit", "v", "bps=0"]);
+    assert_eq!(group.entries(), Vec::<String>::new());
+    unmount(rig, "dev");
     delete(rig, &["v"]);
     rig.assert_clean();
 }
