@@ -154,3 +154,67 @@ fn an_inline_volume_whose_pod_went_while_the_daemon_was_dead_goes_at_the_start()
     assert_eq!(rig.ok(&["volume", "list"]), json!([]));
     rig.assert_clean();
 }
+
+/// As with `/var/lib/kubelet` on a disk of its own that is mounted `nofail`, after a restart of the
+/// machine: the kubelet may have made its directories anew on what lies below.
+#[test]
+fn an_inline_volume_is_kept_while_the_disk_of_its_pod_is_missing() {
+    let mut rig = Rig::new(Storage::file(FsKind::Xfs));
+    let (kubelet, pod) = (rig.path("kubelet"), rig.path("kubelet/pods/1"));
+    for made in ["kubelet", "disk"] {
+        std::fs::create_dir(rig.path(made)).expect("writable");
+    }
+    let unplug = || tool("umount", &[&kubelet.display().to_string()]);
+    let plug = |rig: &Rig| {
+        tool(
+            "mount",
+            &["--bind", &rig.text("disk"), &rig.text("kubelet")],
+        )
+    };
+    plug(&rig);
+    std::fs::create_dir_all(&pod).expect("writable");
+    let target = pod.join("t");
+    let request = calls::inline("csi-1", &target, &[("size", "32Mi")]);
+    Csi::new(&rig)
+        .node_publish_volume(request.clone())
+        .expect("published");
+    let listed = |rig: &Rig| rig.ok(&["volume", "list"]).as_array().map(Vec::len);
+    rig.kill();
+    tool("umount", &[&target.display().to_string()]);
+    unplug();
+    for made_anew in ["", "kubelet/pods"] {
+        if !made_anew.is_empty() {
+            std::fs::create_dir(rig.path(made_anew)).expect("writable");
+        }
+        rig.start();
+        assert_eq!(listed(&rig), Some(1), "{made_anew}");
+        let told = rig.run(&["doctor"]).stdout;
+        assert!(told.contains("is kept") && told.contains("csi-1"), "{told}");
+        rig.kill();
+    }
+    rig.start();
+    plug(&rig);
+    // The pod is there, and may go on with its volume.
+    Csi::new(&rig)
+        .node_publish_volume(request)
+        .expect("published again");
+    assert_eq!(listed(&rig), Some(1));
+    rig.kill();
+    tool("umount", &[&target.display().to_string()]);
+    unplug();
+    rig.start();
+    assert_eq!(listed(&rig), Some(1));
+    // It went while nobody could see it.
+    tool(
+        "mount",
+        &["--bind", &rig.text("disk"), &rig.text("kubelet")],
+    );
+    std::fs::remove_dir_all(&pod).expect("removable");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while listed(&rig) != Some(0) {
+        assert!(Instant::now() < deadline, "it is still there");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    unplug();
+    rig.assert_clean();
+}

@@ -12,11 +12,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::holders;
 use crate::path::{Target, TargetError, checked, open_parent, proc_path};
 
+mod root;
 mod setattr;
 
 pub use crate::holders::Holder;
 pub use crate::mountinfo::{Mount, at, of_device, table};
 pub use crate::options::{BadOption, Split, split};
+pub use root::{Root, root_of};
 
 /// A target under more mounts than this was stacked by a loop, not by retries.
 const MAX_STACK: usize = 100;

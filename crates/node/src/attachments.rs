@@ -14,6 +14,8 @@ use stowage_model::error::Context;
 use stowage_model::request::{Access, AccessMode};
 use stowage_model::{Id, Result};
 
+use crate::ephemeral::Ground;
+
 /// How a volume was staged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -67,6 +69,9 @@ pub(crate) struct Attachment {
     /// The volume lives as long as its one consumer.
     #[serde(default)]
     pub(crate) ephemeral: bool,
+    /// What the target of an ephemeral volume lies on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ground: Option<Ground>,
 }
 
 impl Attachment {

@@ -12,9 +12,11 @@ use crate::attachments::Publication;
 use crate::index::Entry;
 use crate::local::Inner;
 
+mod consumer;
 mod rules;
 mod share;
 
+pub(crate) use consumer::Ground;
 pub use rules::EphemeralRules;
 pub(crate) use share::Making;
 
@@ -58,6 +60,7 @@ impl Inner {
             self.attachments
                 .update(&id, |a| {
                     a.ephemeral = true;
+                    a.ground = Ground::of(&target).or(a.ground.take());
                     a.targets.entry(target).or_insert(publication);
                 })
                 .await?;
@@ -115,17 +118,7 @@ impl Inner {
         .await
     }
 
-    /// Remove an ephemeral volume whose consumer is gone.
-    pub(crate) async fn end_ephemeral(self: &Arc<Self>, id: &Id) -> Result<()> {
-        let _held = self.ops.begin(id, "deletion").await?;
-        let Some(entry) = self.index.get(id) else {
-            return Ok(());
-        };
-        self.attachments.update(id, |a| a.targets.clear()).await?;
-        self.end_ephemeral_locked(&entry).await
-    }
-
-    /// As [`Inner::end_ephemeral`], for a caller that holds the volume and has unpublished it.
+    /// Remove an ephemeral volume. The caller holds it and has unpublished it.
     pub(crate) async fn end_ephemeral_locked(self: &Arc<Self>, entry: &Entry) -> Result<()> {
         let id = &entry.record.id;
         let staging = self.own_staging_path(id);

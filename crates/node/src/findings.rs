@@ -112,6 +112,7 @@ impl Inner {
             });
         }
         findings.extend(self.without_limits(entry));
+        findings.extend(self.kept_for_its_consumer(entry));
         let attachment = self.attachments.get(id);
         let Some(staging) = attachment.staging.filter(|s| !s.block) else {
             return Ok(findings);

@@ -106,6 +106,7 @@ impl Inner {
             limits: Watch::default(),
             making: Making::default(),
             chores: Mutex::default(),
+            doubtful: Mutex::default(),
             stopping: CancellationToken::new(),
             found: RwLock::default(),
             upkeep: RwLock::default(),
@@ -448,26 +449,6 @@ impl Inner {
     fn staged_for_files(&self, entry: &Entry) -> bool {
         let staging = self.attachments.get(&entry.record.id).staging;
         staging.is_some_and(|staging| !staging.block)
-    }
-
-    /// An ephemeral volume whose consumer is gone, directory and all, is nobody's.
-    async fn abandoned_ephemerals(self: &Arc<Self>, pool: &Arc<dyn Pool>) {
-        for entry in self
-            .index
-            .list(|e| e.pool.name() == pool.name() && e.record.ephemeral && !e.record.is_snapshot())
-        {
-            let id = &entry.record.id;
-            let targets = self.attachments.get(id).targets;
-            let alive = targets
-                .keys()
-                .any(|t| t.parent().is_some_and(std::path::Path::exists));
-            if alive {
-                continue;
-            }
-            if let Err(e) = self.end_ephemeral(id).await {
-                tracing::warn!(volume.id = %id, error = %e.chain(), "ephemeral volume not removed");
-            }
-        }
     }
 }
 

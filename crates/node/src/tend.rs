@@ -44,6 +44,7 @@ impl Inner {
             let me = Arc::clone(self);
             self.chore(Chore::Tend, pool.name().clone(), async move {
                 me.read_again(&pool).await;
+                me.doubtful_ephemerals(&pool).await;
                 me.tend(&pool).await;
             });
         }
