@@ -164,6 +164,10 @@ pub(crate) enum Volume {
         limits: Vec<(String, String)>,
     },
     /// Mount a volume; a block volume appears as a device at the path.
+    ///
+    /// It stays mounted until it is unmounted or the machine is restarted, whatever becomes of the
+    /// daemon. After a restart of the machine it is to be mounted again; `stowage doctor` tells what
+    /// was mounted and with which command it is again.
     Mount {
         /// Name or id.
         name: String,

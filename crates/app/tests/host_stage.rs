@@ -311,3 +311,51 @@ fn a_kubelet_and_a_state_behind_links_of_root_are_served_and_links_in_pods_are_n
     on::delete(&rig, &["v"]);
     rig.assert_clean();
 }
+
+/// As after a restart of the machine: nothing is mounted, and the notes are of another boot.
+#[test]
+fn a_mount_that_a_person_made_and_a_reboot_ended_is_told_with_its_command() {
+    let mut rig = rig();
+    rig.ok(&["volume", "create", "v", "--size", "64Mi"]);
+    let target = rig.text("m");
+    let options = ["--option", "noatime", "--read-only"];
+    rig.ok(&[&["volume", "mount", "v", &target], &options[..]].concat());
+    let id = rig.ok(&["volume", "show", "v"])["id"].clone();
+    let note = format!("state/attachments/{}.json", id.as_str().expect("an id"));
+    let reboot = |rig: &mut Rig| {
+        rig.stop();
+        let mut noted: serde_json::Value =
+            serde_json::from_str(&get(&rig.path(&note))).expect("a note");
+        tool("umount", &[&target]);
+        tool(
+            "umount",
+            &[noted["staging"]["path"].as_str().expect("staged")],
+        );
+        noted["boot"] = "an earlier one".into();
+        put(&rig.path(&note), &noted.to_string());
+        rig.start();
+    };
+    reboot(&mut rig);
+    let told = |rig: &Rig| {
+        let found = rig.run(&["doctor", "-o", "json"]).json();
+        let all = found.as_array().cloned().unwrap_or_default();
+        let mut mends = all.iter().filter_map(|f| f["mend"].as_str());
+        let mend = mends.find_map(|m| m.strip_prefix("stowage volume mount "));
+        mend.map(|rest| rest.split(';').next().unwrap_or_default().to_owned())
+    };
+    let command = told(&rig).expect("a finding");
+    assert_eq!(command, format!("v {target} --option noatime --read-only"));
+    let words: Vec<&str> = command.split(' ').collect();
+    rig.ok(&[&["volume", "mount"], words.as_slice()].concat());
+    assert_eq!(told(&rig), None);
+    let used = rig.ok(&["volume", "show", "v"])["used-at"].clone();
+    assert_eq!(used, serde_json::json!([target]));
+    // Once more, and it is not wanted any longer.
+    reboot(&mut rig);
+    assert!(told(&rig).is_some());
+    rig.ok(&["volume", "unmount", &target]);
+    assert_eq!(told(&rig), None);
+    assert!(!rig.path("m").exists(), "what we made goes");
+    rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
+}

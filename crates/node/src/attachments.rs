@@ -45,6 +45,47 @@ impl Staging {
     }
 }
 
+/// The directory below the state directory where we stage for people.
+pub(crate) const OWN_STAGING: &str = "staging";
+
+/// A mount that somebody made and a restart of the machine ended: how to make it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Unmounted {
+    pub(crate) options: Vec<String>,
+    pub(crate) read_only: bool,
+    pub(crate) cgroup: Option<PathBuf>,
+}
+
+impl Unmounted {
+    fn of(staging: &Staging, publication: &Publication) -> Self {
+        Self {
+            options: staging.options.clone(),
+            read_only: publication.read_only,
+            cgroup: publication.cgroup.clone(),
+        }
+    }
+
+    /// The command that makes it again.
+    pub(crate) fn command(&self, name: &str, target: &Path) -> String {
+        let word = |text: &str| match text
+            .contains(|c: char| !c.is_ascii_graphic() || "'\"\\$`".contains(c))
+        {
+            true => format!("'{}'", text.replace('\'', "'\\''")),
+            false => text.to_owned(),
+        };
+        let mut words = vec![word(name), word(&target.display().to_string())];
+        for option in &self.options {
+            words.extend(["--option".to_owned(), word(option)]);
+        }
+        words.extend(self.read_only.then(|| "--read-only".to_owned()));
+        if let Some(cgroup) = &self.cgroup {
+            words.extend(["--cgroup".to_owned(), word(&cgroup.display().to_string())]);
+        }
+        format!("stowage volume mount {}", words.join(" "))
+    }
+}
+
 /// How a volume was handed to one consumer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -66,6 +107,9 @@ pub(crate) struct Attachment {
     /// mounted upon is still to be removed.
     #[serde(default)]
     pub(crate) left: BTreeSet<PathBuf>,
+    /// Of those, the ones that a person mounted, whom no orchestrator mounts again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) unmounted: BTreeMap<PathBuf, Unmounted>,
     /// The volume lives as long as its one consumer.
     #[serde(default)]
     pub(crate) ephemeral: bool,
@@ -81,13 +125,21 @@ impl Attachment {
     }
 
     /// Nothing in it can have outlived the machine but what is left of targets, and those of an
-    /// ephemeral volume.
-    fn reboot(&mut self) {
-        self.staging = None;
+    /// ephemeral volume. `own` is where we stage for people.
+    fn reboot(&mut self, own: &Path) {
+        let staging = self.staging.take();
         if !self.ephemeral {
             let targets = std::mem::take(&mut self.targets);
+            if let Some(staging) = staging.filter(|s| s.path == own) {
+                let unmounted = |(path, p): (&PathBuf, &Publication)| {
+                    (path.clone(), Unmounted::of(&staging, p))
+                };
+                self.unmounted.extend(targets.iter().map(unmounted));
+            }
             self.left.extend(targets.into_keys());
             self.left.retain(|path| path.symlink_metadata().is_ok());
+            let left = &self.left;
+            self.unmounted.retain(|path, _| left.contains(path));
         }
     }
 
@@ -132,6 +184,8 @@ impl Attachments {
     pub(crate) fn open(dir: PathBuf, boot: String) -> Result<Self> {
         durable::create_dir(&dir).or_internal(|| format!("failed to make {}", dir.display()))?;
         durable::sweep(&dir).or_internal(|| format!("failed to clean {}", dir.display()))?;
+        let staging = dir.parent().unwrap_or(Path::new("/")).join(OWN_STAGING);
+        let own = |id: &str| staging.join(id);
         let mut known = BTreeMap::new();
         let failed = || format!("failed to read {}", dir.display());
         for entry in std::fs::read_dir(&dir).or_internal(failed)? {
@@ -148,7 +202,7 @@ impl Attachments {
                 continue;
             };
             if file.boot != boot {
-                file.attachment.reboot();
+                file.attachment.reboot(&own(id.as_str()));
             }
             if file.attachment.says_nothing() {
                 durable::remove_file(&path)
@@ -259,6 +313,10 @@ mod tests {
         let rebooted = open("2");
         assert!(rebooted.get(&lasting).is_empty());
         assert_eq!(rebooted.get(&lasting).left, ["/dev/null".into()].into());
+        assert!(
+            rebooted.get(&lasting).unmounted.is_empty(),
+            "not by a person"
+        );
         assert_eq!(rebooted.get(&ephemeral).staging, None);
         assert_eq!(rebooted.get(&ephemeral).targets.len(), 2);
         for id in [lasting, ephemeral] {
@@ -266,5 +324,19 @@ mod tests {
             rebooted.update(&id, forget).await.unwrap();
         }
         assert!(open("2").all().is_empty());
+    }
+
+    #[test]
+    fn a_mount_that_a_person_made_is_made_again_by_the_command_that_is_told() {
+        let mut a = Attachment::default();
+        handed_out(&mut a);
+        a.reboot(Path::new("/s"));
+        let all: Vec<String> = a
+            .unmounted
+            .iter()
+            .map(|(t, u)| u.command("my v", t))
+            .collect();
+        let told = "stowage volume mount 'my v' /dev/null --option noatime --read-only";
+        assert_eq!(all, [told], "and none at /t, which is not there");
     }
 }

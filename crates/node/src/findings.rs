@@ -114,6 +114,24 @@ impl Inner {
         findings.extend(self.without_limits(entry));
         findings.extend(self.kept_for_its_consumer(entry));
         let attachment = self.attachments.get(id);
+        for (target, unmounted) in &attachment.unmounted {
+            findings.push(Finding {
+                severity: Severity::Warning,
+                trouble: Trouble::Leftover,
+                subject: id.to_string(),
+                what: format!(
+                    "{} was mounted at {} and is not since the machine was restarted; what is \
+                     written there goes to the disk below",
+                    entry.title(),
+                    target.display()
+                ),
+                mend: format!(
+                    "{}; or, if it is no longer wanted there: stowage volume unmount {}",
+                    unmounted.command(entry.record.name.as_str(), target),
+                    target.display()
+                ),
+            });
+        }
         let Some(staging) = attachment.staging.filter(|s| !s.block) else {
             return Ok(findings);
         };

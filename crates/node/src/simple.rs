@@ -10,6 +10,7 @@ use stowage_model::error::Context;
 use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
 use stowage_model::{Bytes, Error, Id, Result};
 
+use crate::attachments::OWN_STAGING;
 use crate::kubelet::{settled, settled_now};
 use crate::local::{Inner, Local};
 
@@ -56,12 +57,12 @@ impl Local {
             .await
     }
 
-    /// The volume that is in use at this path.
+    /// The volume that is in use at this path, or was before the machine was restarted.
     pub fn volume_at(&self, target: &Path) -> Option<Id> {
         let target = settled_now(target);
         let all = self.inner.attachments.all();
         all.into_iter()
-            .find(|(_, a)| a.targets.contains_key(&target))
+            .find(|(_, a)| a.targets.contains_key(&target) || a.unmounted.contains_key(&target))
             .map(|(id, _)| id)
     }
 
@@ -136,7 +137,8 @@ impl Inner {
 
     async fn unmount_simply(self: &Arc<Self>, id: &Id, target: &Path) -> Result<()> {
         let entry = self.need_volume(id)?;
-        let known = self.attachments.get(id).targets.contains_key(target);
+        let noted = self.attachments.get(id);
+        let known = noted.targets.contains_key(target) || noted.unmounted.contains_key(target);
         let mounted = || mount::at(target).ok().flatten().is_some();
         if !known && !mounted() {
             return Err(Error::not_found(format!(
@@ -169,7 +171,7 @@ impl Inner {
                 tracing::warn!(volume.id = %id, error = %e.chain(), "still staged for nobody");
             }
         }
-        let Ok(directories) = std::fs::read_dir(self.options.state_dir.join("staging")) else {
+        let Ok(directories) = std::fs::read_dir(self.options.state_dir.join(OWN_STAGING)) else {
             return;
         };
         let staged = self.attachments.all();
@@ -202,6 +204,6 @@ impl Inner {
     }
 
     pub(crate) fn own_staging_path(&self, id: &Id) -> PathBuf {
-        self.options.state_dir.join("staging").join(id.as_str())
+        self.options.state_dir.join(OWN_STAGING).join(id.as_str())
     }
 }

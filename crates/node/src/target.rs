@@ -40,6 +40,7 @@ impl Inner {
         self.attachments
             .update(&want.id, |a| {
                 a.left.remove(&noted.0);
+                a.unmounted.remove(&noted.0);
                 a.targets.insert(noted.0, noted.1);
             })
             .await?;
@@ -292,6 +293,7 @@ impl Inner {
         self.attachments
             .update(id, move |a| {
                 a.left.remove(&target);
+                a.unmounted.remove(&target);
             })
             .await
     }
