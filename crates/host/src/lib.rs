@@ -13,6 +13,7 @@
 //!            loopdev
 //!  contents  probe (blkid and zeros) · filesystem (mkfs, grow) · usage (statvfs) · freeze · reflink · copy
 //!  limits    cgroup (I/O throttling, v1 and v2)
+//!  kernel    kernel (what it lacks)
 //! ```
 //!
 //! The rooms `mountinfo`, `options` and `holders` are seen through [`mount`], `wipe` through
@@ -34,6 +35,7 @@ pub mod failpoint;
 pub mod filesystem;
 pub mod freeze;
 mod holders;
+pub mod kernel;
 pub mod lock;
 pub mod loopdev;
 pub mod mount;

@@ -19,6 +19,7 @@ pub use crate::holders::Holder;
 pub use crate::mountinfo::{Mount, at, of_device, table};
 pub use crate::options::{BadOption, Split, split};
 pub use root::{Root, root_of};
+pub(crate) use setattr::is_there as has_setattr;
 
 /// A target under more mounts than this was stacked by a loop, not by retries.
 const MAX_STACK: usize = 100;

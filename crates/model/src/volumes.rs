@@ -119,7 +119,7 @@ pub enum Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trouble {
-    /// A program is not installed.
+    /// A program is not installed, or the kernel is too old.
     ToolMissing,
     /// A pool cannot be reached.
     PoolMissing,

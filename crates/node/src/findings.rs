@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use stowage_host::{blocking, filesystem, mount};
+use stowage_host::{blocking, filesystem, kernel, mount};
 use stowage_model::record::Content;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Id, PoolName, Result};
@@ -12,7 +12,7 @@ use crate::local::Inner;
 
 impl Inner {
     pub(crate) async fn all_findings(&self) -> Result<Vec<Finding>> {
-        let mut all = Vec::new();
+        let mut all: Vec<Finding> = self.kernel.iter().cloned().collect();
         for pool in self.pools() {
             if let Some(problem) = pool.status().await?.problem {
                 all.push(pool_missing(pool.name().as_str(), &problem));
@@ -208,6 +208,29 @@ fn concerns(finding: &Finding, volume: &Entry) -> bool {
         || record.source.as_ref() == Some(&subject) && volume.pool.reads_in_place(record)
 }
 
+/// That the kernel lacks these calls.
+pub(crate) fn of_kernel(lacking: &[&str], release: &str) -> Option<Finding> {
+    if lacking.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "{release} has no {}, without which volumes cannot be mounted safely",
+        lacking.join(", ")
+    );
+    let mend = format!(
+        "run {} or newer; in a container, with a seccomp profile that allows them",
+        kernel::NEEDED
+    );
+    tracing::error!(mend, "{what}");
+    Some(Finding {
+        severity: Severity::Error,
+        trouble: Trouble::ToolMissing,
+        subject: "kernel".to_owned(),
+        what,
+        mend,
+    })
+}
+
 fn pool_missing(name: &str, problem: &str) -> Finding {
     Finding {
         severity: Severity::Error,
@@ -215,5 +238,23 @@ fn pool_missing(name: &str, problem: &str) -> Finding {
         subject: name.to_owned(),
         what: problem.to_owned(),
         mend: "bring its disk or file system back".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_is_too_old_is_told_with_what_it_lacks_and_what_is_needed() {
+        assert_eq!(of_kernel(&[], "Linux 6.1.0"), None);
+        let found = of_kernel(&["open_tree", "mount_setattr"], "Linux 5.4.0-9").unwrap();
+        assert_eq!(found.severity, Severity::Error);
+        assert!(
+            found
+                .what
+                .contains("Linux 5.4.0-9 has no open_tree, mount_setattr")
+        );
+        assert!(found.mend.contains("5.12"), "{}", found.mend);
     }
 }

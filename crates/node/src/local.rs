@@ -73,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) journal: Journal,
     pub(crate) attachments: Attachments,
     pub(crate) jobs: Arc<Jobs>,
+    /// What the kernel lacks.
+    pub(crate) kernel: Option<Finding>,
     /// Which limits are in force.
     pub(crate) limits: Watch,
     /// Inline volumes that are being made.

@@ -11,7 +11,7 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use stowage_host::cgroup::Hierarchy;
 use stowage_host::lock::DaemonLock;
-use stowage_host::{System, freeze};
+use stowage_host::{System, freeze, kernel};
 use stowage_model::error::Context;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Error, Id, Record, Result};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::attachments::{Attachment, Attachments};
 use crate::ephemeral::Making;
+use crate::findings;
 use crate::index::{Entry, Index};
 use crate::journal::{Intent, Journal};
 use crate::local::{Inner, Local, Options};
@@ -103,6 +104,7 @@ impl Inner {
             unread: Unread::default(),
             ops: Arc::default(),
             jobs: Arc::default(),
+            kernel: findings::of_kernel(&kernel::lacking(), &kernel::release()),
             limits: Watch::default(),
             making: Making::default(),
             chores: Mutex::default(),
