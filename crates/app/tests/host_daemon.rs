@@ -117,6 +117,9 @@ fn six_hundred_copies_that_wait_hold_up_no_mount_and_end_when_deleted() {
         ..Default::default()
     };
     let source = csi.create_volume(thin("source", "p")).expect("a volume");
+    // Of one that nobody was ever given, nothing is copied.
+    rig.ok(&["volume", "mount", "source", &rig.text("dev")]);
+    rig.ok(&["volume", "unmount", &rig.text("dev")]);
     let other = csi.made("other");
     // A connection carries 200 calls at a time.
     let callers: Vec<Csi> = (0..4).map(|_| Csi::new(&rig)).collect();

@@ -167,6 +167,7 @@ async fn a_copy_taken_up_again_whose_source_is_gone_leaves_no_volume() {
 async fn a_copy_that_waits_for_its_source_is_kept() {
     let bench = Bench::new().await;
     let source = bench.volume("v").await;
+    bench.alter(&source, |e| e.record.content = Content::Raw);
     let want = wanted("c", "b", Some(Source::Volume(source.clone())));
     let _at_work = bench.local.inner.ops.begin(&source, "staging").await;
     let waits = bench.local.create(want).await.unwrap_err();
