@@ -161,6 +161,9 @@ pub enum CmdError {
     /// It was ended because it ran too long.
     #[error("failed to run {}: no end after {after:?}", argv.join(" "))]
     TimedOut { argv: Vec<String>, after: Duration },
+    /// It was not run, because what it needs is not there.
+    #[error("did not run {}: {why}", argv.join(" "))]
+    Refused { argv: Vec<String>, why: String },
     /// It could not be started, fed or read.
     #[error("failed to run {}", argv.join(" "))]
     Io {
@@ -170,11 +173,19 @@ pub enum CmdError {
 }
 
 impl CmdError {
+    /// The error of a command that was not run.
+    pub fn refused(cmd: &Cmd, why: impl Into<String>) -> Self {
+        Self::Refused {
+            argv: cmd.argv(),
+            why: why.into(),
+        }
+    }
+
     /// The exit code, if the command ran to its end.
     pub fn code(&self) -> Option<i32> {
         match self {
             Self::Failed { code, .. } => *code,
-            Self::Missing { .. } | Self::TimedOut { .. } | Self::Io { .. } => None,
+            _ => None,
         }
     }
 
@@ -182,7 +193,7 @@ impl CmdError {
     pub fn stderr(&self) -> &str {
         match self {
             Self::Failed { stderr, .. } => stderr,
-            Self::Missing { .. } | Self::TimedOut { .. } | Self::Io { .. } => "",
+            _ => "",
         }
     }
 }

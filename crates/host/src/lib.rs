@@ -28,6 +28,7 @@ pub mod command;
 mod copy;
 pub mod device;
 pub mod devno;
+pub mod disks;
 pub mod dm;
 pub mod durable;
 pub mod error;

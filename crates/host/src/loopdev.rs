@@ -232,6 +232,29 @@ pub fn set_autoclear(device: &Path, on: bool) -> Result<(), FsError> {
     abi::set_status(&fd, status).context("set autoclear of", device)
 }
 
+/// What a loop device lies on.
+pub(crate) struct Backing {
+    /// It is no file but a block device.
+    pub(crate) is_device: bool,
+    /// `st_dev` and inode number.
+    pub(crate) dev: Devno,
+    pub(crate) inode: u64,
+}
+
+/// What a loop device lies on.
+///
+/// # Errors
+/// ENXIO if nothing is attached.
+pub(crate) fn backing(device: &Path) -> Result<Backing, FsError> {
+    let fd = File::open(device).context("open", device)?;
+    let status = abi::status(&fd).context("read the status of", device)?;
+    Ok(Backing {
+        is_device: status.rdevice != 0,
+        dev: status.devno(),
+        inode: status.inode,
+    })
+}
+
 /// True if the device refuses writes.
 ///
 /// # Errors

@@ -187,13 +187,16 @@ impl PoolConfig {
         }
     }
 
-    /// Open the pool. `first` says that it may be initialised now.
+    /// Open the pool, of which `dir` keeps what is remembered. `first` says that it may be
+    /// initialised now.
     pub(crate) async fn open(
         &self,
         runner: &Arc<dyn Runner>,
+        dir: &Path,
         first: bool,
     ) -> Result<Arc<dyn Pool>> {
         self.check()?;
+        let group = Some(group_file(dir, &self.name));
         Ok(match self.kind {
             PoolKind::File => {
                 let options = file::Options {
@@ -206,10 +209,12 @@ impl PoolConfig {
                 Arc::new(blocking(move || FilePool::open(options)).await?)
             }
             PoolKind::Lvm => {
-                Arc::new(LvmPool::open(self.lvm_options()?, Arc::clone(runner)).await?)
+                let options = self.lvm_options()?;
+                Arc::new(LvmPool::open_known(options, group, Arc::clone(runner)).await?)
             }
             PoolKind::Thin => {
-                Arc::new(ThinPool::open(self.thin_options()?, Arc::clone(runner)).await?)
+                let options = self.thin_options()?;
+                Arc::new(ThinPool::open_known(options, group, Arc::clone(runner)).await?)
             }
         })
     }
@@ -248,6 +253,17 @@ pub(crate) fn remember_seen(dir: &Path, name: &PoolName) -> Result<()> {
         return Ok(());
     }
     durable::write_atomic(&path, b"").or_internal(|| format!("failed to note pool {name}"))
+}
+
+/// Where the UUID of a pool's volume group is kept.
+fn group_file(dir: &Path, name: &PoolName) -> PathBuf {
+    dir.join(format!("{name}.vg"))
+}
+
+/// Forget the volume group that a pool of this name had: the pool is made anew.
+fn forget_group(dir: &Path, name: &PoolName) -> Result<()> {
+    durable::remove_file(&group_file(dir, name))
+        .or_internal(|| format!("failed to forget the volume group of an earlier pool {name}"))
 }
 
 fn seen(dir: &Path, name: &PoolName) -> PathBuf {
@@ -292,8 +308,9 @@ impl Inner {
         config.check()?;
         let mut configs = self.configs.lock().await;
         apart(&config, configs.iter())?;
+        forget_group(&self.pools_dir(), &config.name)?;
         config.make(&self.runner, disks, force).await?;
-        let pool = config.open(&self.runner, true).await?;
+        let pool = config.open(&self.runner, &self.pools_dir(), true).await?;
         let text = serde_json::to_vec_pretty(&config)
             .or_internal(|| format!("failed to note pool {}", config.name))?;
         durable::write_atomic(

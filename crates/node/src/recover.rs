@@ -140,7 +140,7 @@ impl Inner {
             config.check()?;
             pools::apart(config, &configs[..n])?;
             let first = !pools::seen_before(&dir, &config.name);
-            opened.push(config.open(&self.runner, first).await?);
+            opened.push(config.open(&self.runner, &dir, first).await?);
             pools::remember_seen(&dir, &config.name)?;
         }
         *self.configs.lock().await = configs;

@@ -16,7 +16,7 @@
 
 mod ledger;
 mod scan;
-mod setup;
+pub(crate) mod setup;
 mod volume;
 
 use std::path::{Path, PathBuf};

@@ -64,7 +64,20 @@ impl LvmPool {
     /// # Errors
     /// [`stowage_model::Kind::Invalid`] when `vg` is no name of a volume group.
     pub async fn open(options: Options, runner: Arc<dyn Runner>) -> Result<Self> {
-        let vg = Vg::new(options.name, options.vg, runner)?;
+        Self::open_known(options, None, runner).await
+    }
+
+    /// As [`LvmPool::open`], for the group whose UUID the file `memory` holds. Where there is no
+    /// such file the group is known by its name, and its UUID is kept there from then on.
+    ///
+    /// # Errors
+    /// As [`LvmPool::open`].
+    pub async fn open_known(
+        options: Options,
+        memory: Option<PathBuf>,
+        runner: Arc<dyn Runner>,
+    ) -> Result<Self> {
+        let vg = Vg::new(options.name, options.vg, runner)?.remembering(memory);
         if let Err(error) = vg.report().await {
             tracing::warn!(pool.name = %vg.pool(), "{}", error.chain());
         }

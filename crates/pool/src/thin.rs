@@ -69,7 +69,21 @@ impl ThinPool {
     /// [`stowage_model::Kind::Precondition`] when the thin pool does not zero new blocks: a
     /// volume would show what another one held.
     pub async fn open(options: Options, runner: Arc<dyn Runner>) -> Result<Self> {
+        Self::open_known(options, None, runner).await
+    }
+
+    /// As [`ThinPool::open`], for the group whose UUID the file `memory` holds. Where there is no
+    /// such file the group is known by its name, and its UUID is kept there from then on.
+    ///
+    /// # Errors
+    /// As [`ThinPool::open`].
+    pub async fn open_known(
+        options: Options,
+        memory: Option<PathBuf>,
+        runner: Arc<dyn Runner>,
+    ) -> Result<Self> {
         let vg = Vg::new(options.name.clone(), options.vg.clone(), runner)?
+            .remembering(memory)
             .of_thin_pool(&options.thin_pool);
         setup::check(&options)?;
         let pool = Self {

@@ -17,7 +17,10 @@
 
 mod astray;
 pub(crate) mod command;
+pub(crate) mod disks;
 pub(crate) mod dm;
+mod label;
+pub(crate) mod members;
 pub(crate) mod names;
 pub(crate) mod reach;
 pub(crate) mod report;
@@ -30,18 +33,19 @@ pub(crate) mod watch;
 pub(crate) mod samples;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use stowage_host::{Cmd, CmdError, Runner, device};
+use stowage_host::{Cmd, CmdError, Output, Runner, device};
 use stowage_model::id::is_plain_word;
 use stowage_model::request::Media;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Bytes, Error, PoolName, Result};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as Turn};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as Turn, OnceCell};
 
 pub(crate) use command::lvm;
+use members::{Finder, Members};
 pub(crate) use report::{Lv, Report};
 
 /// LVM only reads: half a minute means a hung disk.
@@ -65,6 +69,9 @@ pub(crate) struct Vg {
     /// The thin pool whose volumes are the pool's own; without it, those in none are.
     thin_pool: Option<String>,
     runner: Arc<dyn Runner>,
+    finder: Finder,
+    /// Whether LVM is new enough.
+    checked: OnceCell<()>,
     devices: dm::Devices,
     turn: AsyncMutex<()>,
     seen: Mutex<Seen>,
@@ -113,7 +120,10 @@ impl Vg {
             problem: None,
             ailing: Vec::new(),
         };
+        let place = disks::Place::default();
         Ok(Self {
+            finder: Finder::new(pool.clone(), name.clone(), place),
+            checked: OnceCell::new(),
             pool,
             name,
             thin_pool: None,
@@ -130,6 +140,14 @@ impl Vg {
         self
     }
 
+    /// The same, known by its UUID, which is kept in this file.
+    pub(crate) fn remembering(mut self, file: Option<PathBuf>) -> Self {
+        if let Some(file) = file {
+            self.finder = self.finder.remembering(file);
+        }
+        self
+    }
+
     #[cfg(test)]
     pub(crate) fn with_devices(mut self, devices: dm::Devices) -> Self {
         self.devices = devices;
@@ -142,6 +160,10 @@ impl Vg {
 
     pub(crate) fn pool(&self) -> &PoolName {
         &self.pool
+    }
+
+    pub(super) fn finder(&self) -> &Finder {
+        &self.finder
     }
 
     pub(crate) fn runner(&self) -> &Arc<dyn Runner> {
@@ -227,14 +249,26 @@ impl Vg {
     }
 
     async fn read(&self) -> Result<Report> {
-        let ran = self.run(report::command(&self.name).timeout(READ)).await;
-        match ran {
+        let report = self.read_once().await?;
+        let absent = self.finder.last().map(|members| members.absent.len());
+        if absent.is_none_or(|absent| report.vg.missing_pvs <= absent as u64) {
+            return Ok(report);
+        }
+        // Somebody added a disk between our look at the group and LVM's.
+        self.finder.forget();
+        self.read_once().await
+    }
+
+    async fn read_once(&self) -> Result<Report> {
+        let members = self.find().await?;
+        if members.is_none() && !self.finder.is_scripted() {
+            return Err(missing(&self.name));
+        }
+        let paths = members.iter().flat_map(|members| members.paths());
+        let cmd = command::looking_at(report::command(&self.name).timeout(READ), paths);
+        match self.runner.run(cmd).await {
             Ok(output) => report::parse(&output.stdout),
-            Err(error) if says(&error, "not found") => Err(Error::precondition(format!(
-                "volume group {} is missing; plug in its disks, or make it with `stowage pool \
-                 create` or `vgcreate`",
-                self.name
-            ))),
+            Err(error) if says(&error, "not found") => Err(missing(&self.name)),
             Err(error) => Err(Error::internal(format!(
                 "failed to look at volume group {}",
                 self.name
@@ -243,21 +277,72 @@ impl Vg {
         }
     }
 
+    /// The group's disks as they are now; none when there is no such group.
+    ///
+    /// # Errors
+    /// As [`Finder::find`], and when LVM is too old to be told where to look.
+    pub(crate) async fn find(&self) -> Result<Option<Arc<Members>>> {
+        if self.finder.is_scripted() {
+            return Ok(None);
+        }
+        self.checked
+            .get_or_try_init(|| command::new_enough(self.runner.as_ref()))
+            .await?;
+        self.finder.find().await
+    }
+
     fn lacks(&self, report: &Report) -> Option<String> {
-        (report.vg.missing_pvs > 0).then(|| {
-            format!(
-                "{} disk(s) of volume group {} are missing, and LVM allows no change to it; \
-                 plug them in, or see vgreduce(8) --removemissing",
-                report.vg.missing_pvs, self.name
-            )
-        })
+        let name = &self.name;
+        if report.vg.missing_pvs == 0 {
+            return None;
+        }
+        let last = self.finder.last().filter(|last| last.absent.is_empty());
+        if let Some(path) = last.iter().flat_map(|last| last.distrusted()).next() {
+            let path = path.display();
+            return Some(format!(
+                "disk {path} of volume group {name} is there, but LVM counts it as missing since \
+                 the group was changed without it; if nothing else wrote to it, run: vgextend \
+                 --restoremissing {name} {path}"
+            ));
+        }
+        Some(format!(
+            "{} disk(s) of volume group {name} are missing, and LVM allows no change to it; plug \
+             them in, or see vgreduce(8) --removemissing",
+            report.vg.missing_pvs
+        ))
     }
 
     /// Run one command that changes the group. It is never killed: LVM that dies between
     /// suspending a device and resuming it leaves whoever uses the device hanging.
     pub(crate) async fn change(&self, cmd: Cmd) -> Result<(), CmdError> {
         self.forget_report();
-        let ran = self.run(cmd.timeout(CHANGE).spared()).await;
+        let ran = self.run_on(cmd.timeout(CHANGE).spared(), true, &[]).await;
+        self.changed(ran).await
+    }
+
+    /// As [`Vg::change`], with disks that join the group.
+    pub(crate) async fn take(&self, cmd: Cmd, disks: &[PathBuf]) -> Result<(), CmdError> {
+        self.forget_report();
+        let ran = self.run_on(cmd.timeout(CHANGE).spared(), true, disks).await;
+        self.changed(ran).await
+    }
+
+    /// As [`Vg::change`], for one that changes no metadata: a missing disk stops what lies on it,
+    /// and nothing else.
+    pub(crate) async fn switch(&self, cmd: Cmd) -> Result<(), CmdError> {
+        self.forget_report();
+        let ran = self.run_on(cmd.timeout(CHANGE).spared(), false, &[]).await;
+        self.changed(ran).await
+    }
+
+    /// As [`Vg::switch`], for a command that is not LVM's.
+    pub(crate) async fn poke(&self, cmd: Cmd) -> Result<(), CmdError> {
+        self.forget_report();
+        let ran = self.runner.run(cmd.timeout(CHANGE).spared()).await;
+        self.changed(ran).await
+    }
+
+    async fn changed(&self, ran: Result<Output, CmdError>) -> Result<(), CmdError> {
         self.forget_report();
         if ran.is_err() {
             self.let_go().await;
@@ -354,6 +439,9 @@ impl Vg {
     /// code for all, and by its text second.
     pub(crate) fn explain(&self, error: CmdError, what: &str) -> Error {
         let (vg, pool) = (&self.name, &self.pool);
+        if let CmdError::Refused { why, .. } = &error {
+            return Error::precondition(format!("failed to {what}: {why}"));
+        }
         let text = if says(&error, "unexpected transaction id") {
             return Error::internal(format!(
                 "failed to {what}: LVM and the kernel disagree about a thin pool of volume group \
@@ -509,8 +597,14 @@ impl Vg {
     /// The pool's volumes and snapshots whose disks fail them.
     fn ailing(&self, report: &Report) -> Vec<Finding> {
         let own = report.lvs.iter().filter(|lv| lv.pool == self.thin_pool);
+        let stranded = self.stranded();
         let ill = own.clone().filter_map(|lv| {
-            let (what, mend) = lv.ailment()?;
+            let dm = names::dm(&self.name, &lv.name);
+            let stranded = || {
+                let stranded = stranded.contains(&dm);
+                stranded.then_some((reach::STRANDED, reach::STRANDED_MEND))
+            };
+            let (what, mend) = lv.ailment().or_else(stranded)?;
             Some(Finding {
                 severity: Severity::Error,
                 trouble: Trouble::DeviceError,
@@ -573,6 +667,14 @@ impl Vg {
             ))),
         }
     }
+}
+
+/// The error of a group that is not there.
+pub(crate) fn missing(vg: &str) -> Error {
+    Error::precondition(format!(
+        "volume group {vg} is missing; plug in its disks, or make it with `stowage pool create` or \
+         `vgcreate`"
+    ))
 }
 
 /// Whether a command failed with LVM's exit code 5 (ECMD_FAILED) and this in its text.

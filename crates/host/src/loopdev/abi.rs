@@ -28,7 +28,7 @@ pub(super) const DIRECT_IO: u32 = 16;
 pub(super) struct Info {
     device: u64,
     pub(super) inode: u64,
-    rdevice: u64,
+    pub(super) rdevice: u64,
     offset: u64,
     sizelimit: u64,
     number: u32,

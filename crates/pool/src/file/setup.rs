@@ -28,7 +28,7 @@ pub struct Options {
 }
 
 /// The file that marks a directory as a pool.
-const MARKER: &str = "stowage-pool.json";
+pub(crate) const MARKER: &str = "stowage-pool.json";
 
 /// Entries a fresh file system may hold.
 const HARMLESS: [&str; 1] = ["lost+found"];
