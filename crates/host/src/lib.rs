@@ -12,12 +12,13 @@
 //!  devices   devno · device (sysfs, in use) · dm (device mapper's own word) · wipe (zero, discard, sync)
 //!            loopdev
 //!  contents  probe (blkid and zeros) · filesystem (mkfs, grow) · usage (statvfs) · freeze · reflink · copy
+//!            extents (which blocks a file has, and lacks)
 //!  limits    cgroup (I/O throttling, v1 and v2)
 //!  kernel    kernel (what it lacks)
 //! ```
 //!
 //! The rooms `mountinfo`, `options` and `holders` are seen through [`mount`], `wipe` through
-//! [`device`], `usage` through [`filesystem`], `copy` through [`reflink`].
+//! [`device`], `usage` through [`filesystem`], `copy` and `extents` through [`reflink`].
 //!
 //! Most functions block: call those that reach a disk through [`blocking()`] from async code, and
 //! those that go over a whole device through [`on_own_thread`].
@@ -32,6 +33,7 @@ pub mod disks;
 pub mod dm;
 pub mod durable;
 pub mod error;
+mod extents;
 pub mod failpoint;
 pub mod filesystem;
 pub mod freeze;

@@ -256,6 +256,13 @@ pub trait Pool: Send + Sync {
     /// Make the volume or snapshot reachable as a device.
     async fn attach(&self, record: &Record, how: Attach) -> Result<Device>;
 
+    /// Called after a file system was made on an attached volume, or mounted: what that took away
+    /// of the space of a thick volume comes back. What cannot be given back now is told by
+    /// [`Pool::tend`].
+    async fn refill(&self, _record: &Record) -> Result<()> {
+        Ok(())
+    }
+
     /// The device, when attached.
     async fn attached(&self, record: &Record) -> Result<Option<Device>>;
 

@@ -14,13 +14,16 @@
 //! snapshots. The file system itself keeps a deleted volume's bytes from the next one: new blocks
 //! read as zeros.
 
+mod blocks;
 mod ledger;
 mod scan;
 pub(crate) mod setup;
 mod volume;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
 use stowage_host::{Progress, blocking, on_own_thread};
@@ -50,6 +53,12 @@ struct Shared {
     /// Whether files can share blocks here; unknown while the directory was never there.
     reflink: OnceLock<bool>,
     ledger: Ledger,
+    /// Loop devices whose discards we turned off.
+    kept: Mutex<BTreeSet<PathBuf>>,
+    /// Thick volumes whose rewriting needs new blocks, see [`stowage_host::reflink::is_in_place`].
+    copied: Mutex<BTreeSet<Id>>,
+    /// Rounds of upkeep.
+    rounds: AtomicU64,
 }
 
 impl Shared {
@@ -142,8 +151,15 @@ impl Pool for FilePool {
         )))
     }
 
-    fn clones_instantly(&self, _new: &Record) -> bool {
-        self.shared.reflink().unwrap_or_default()
+    /// btrfs shares blocks between two files that are written in place, or two that are not: a
+    /// thick volume is a copy of what is not.
+    fn clones_instantly(&self, new: &Record) -> bool {
+        let source = new.source.as_ref().filter(|_| volume::keeps_blocks(new));
+        let in_place = |id: &Id| {
+            let data = self.shared.place(id).join("data");
+            stowage_host::reflink::is_in_place(&data).unwrap_or(true)
+        };
+        self.shared.reflink().unwrap_or_default() && source.is_none_or(in_place)
     }
 
     fn creation_needs_journal(&self) -> bool {
@@ -218,6 +234,15 @@ impl Pool for FilePool {
         self.run(move |shared| shared.attach(&record, how)).await
     }
 
+    async fn refill(&self, record: &Record) -> Result<()> {
+        let record = record.clone();
+        self.run(move |shared| {
+            shared.refill(&record);
+            Ok(())
+        })
+        .await
+    }
+
     async fn attached(&self, record: &Record) -> Result<Option<Device>> {
         let record = record.clone();
         self.run(move |shared| shared.attached(&record)).await
@@ -255,13 +280,19 @@ impl Pool for FilePool {
                 mend: format!("mount the file system of {} again", self.path().display()),
             }]);
         }
+        let mut findings = self
+            .run(|shared| {
+                let round = shared.rounds.fetch_add(1, Ordering::Relaxed);
+                Ok(shared.tend_blocks(round))
+            })
+            .await?;
         let free_percent = (100 - status.data_percent.map_or(0, percent)).min(100);
         let severity = match free_percent {
             free if free < ERROR_FREE => Severity::Error,
             free if free < WARN_FREE => Severity::Warning,
-            _ => return Ok(Vec::new()),
+            _ => return Ok(findings),
         };
-        Ok(vec![Finding {
+        findings.push(Finding {
             severity,
             trouble: Trouble::PoolFull,
             subject: self.name().to_string(),
@@ -271,7 +302,8 @@ impl Pool for FilePool {
                  I/O errors when it is full",
                 self.path().display()
             ),
-        }])
+        });
+        Ok(findings)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use stowage_host::{durable, reflink};
 use stowage_model::error::Context;
@@ -66,6 +67,9 @@ impl FilePool {
                 options,
                 reflink,
                 ledger,
+                kept: Mutex::default(),
+                copied: Mutex::default(),
+                rounds: AtomicU64::default(),
             }),
         })
     }
