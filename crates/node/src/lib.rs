@@ -27,6 +27,7 @@ mod jobs;
 mod journal;
 mod kubelet;
 mod local;
+mod nesting;
 mod ops;
 mod outgrown;
 mod pools;

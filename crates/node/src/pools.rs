@@ -17,6 +17,7 @@ use stowage_pool::thin::{self, ThinPool};
 pub use stowage_pool::lvm::Wipe;
 
 use crate::local::Inner;
+use crate::nesting;
 
 /// One pool, as written in the configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,8 +77,7 @@ impl PoolConfig {
         match self.kind {
             PoolKind::File => {
                 let path = self.path.clone().unwrap_or_default();
-                let real = std::fs::canonicalize(&path).unwrap_or(path);
-                format!("directory {}", real.display())
+                format!("directory {}", nesting::real(&path).display())
             }
             PoolKind::Lvm => format!("volume group {}", vg()),
             PoolKind::Thin => {
@@ -290,6 +290,7 @@ pub(crate) fn apart<'a>(
                 new.place()
             )));
         }
+        nesting::apart(new, other)?;
     }
     Ok(())
 }
@@ -308,6 +309,7 @@ impl Inner {
         config.check()?;
         let mut configs = self.configs.lock().await;
         apart(&config, configs.iter())?;
+        nesting::clear_of_state(&config, &self.options.state_dir)?;
         forget_group(&self.pools_dir(), &config.name)?;
         config.make(&self.runner, disks, force).await?;
         let pool = config.open(&self.runner, &self.pools_dir(), true).await?;

@@ -25,6 +25,7 @@ use crate::findings;
 use crate::index::{Entry, Index};
 use crate::journal::{Intent, Journal};
 use crate::local::{Inner, Local, Options};
+use crate::nesting;
 use crate::ops::Guard;
 use crate::pools::{self, PoolConfig};
 use crate::throttle::Watch;
@@ -139,6 +140,7 @@ impl Inner {
         for (n, config) in configs.iter().enumerate() {
             config.check()?;
             pools::apart(config, &configs[..n])?;
+            nesting::clear_of_state(config, &self.options.state_dir)?;
             let first = !pools::seen_before(&dir, &config.name);
             opened.push(config.open(&self.runner, &dir, first).await?);
             pools::remember_seen(&dir, &config.name)?;
