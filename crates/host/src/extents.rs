@@ -138,8 +138,11 @@ pub(crate) fn holes(file: &File, len: u64) -> Result<Vec<Range<u64>>, Errno> {
 /// blocks already (fs/xfs, xfs_alloc_file_space): on a full file system that fails for nothing.
 pub(crate) fn fill(file: &File, len: u64) -> Result<u64, Errno> {
     let holes = match holes(file, len) {
-        // Rare file systems; all of them at once is right, if not always possible.
-        Err(Errno::OPNOTSUPP | Errno::NOTTY) => vec![0..len],
+        // Rare file systems; all of it at once is right, if not always possible.
+        Err(Errno::OPNOTSUPP | Errno::NOTTY) => {
+            fallocate(file, FallocateFlags::KEEP_SIZE, 0, len)?;
+            return Ok(0);
+        }
         other => other?,
     };
     for hole in &holes {
