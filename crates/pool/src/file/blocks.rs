@@ -158,7 +158,8 @@ impl Shared {
                 self.fill(id);
             }
         }
-        if self.ledger.take_stale() || (round % SURVEY_EVERY == 0 && self.ledger.owed() > Bytes(0))
+        if self.ledger.take_stale()
+            || (round.is_multiple_of(SURVEY_EVERY) && self.ledger.owed() > Bytes(0))
         {
             self.survey();
         }
@@ -171,7 +172,7 @@ impl Shared {
         findings.extend(self.owed_finding());
         let mut copied = self.copied.lock().unwrap_or_else(PoisonError::into_inner);
         copied.retain(|id| thick.iter().any(|(there, _)| there == id));
-        findings.extend(copied.iter().map(|id| copied_on_write(id)));
+        findings.extend(copied.iter().map(copied_on_write));
         findings
     }
 

@@ -255,7 +255,7 @@ impl Line {
 
 impl Book {
     fn enter(&mut self, record: &Record, size: Bytes) {
-        let line = self.lines.entry(record.id.clone()).or_insert(Line {
+        let line = self.lines.entry(record.id.clone()).or_insert_with(|| Line {
             size,
             thick: false,
             snapshot: record.is_snapshot(),
