@@ -84,6 +84,10 @@ impl System {
             .env("LC_ALL", "C")
             // The inherited lock would be reported as leaked on every call.
             .env("LVM_SUPPRESS_FD_WARNINGS", "1")
+            // Where there is no such file e2fsprogs takes what is built in: a host's own could leave
+            // out the journal, or tell e2fsck other answers.
+            .env("MKE2FS_CONFIG", "/nonexistent")
+            .env("E2FSCK_CONFIG", "/nonexistent")
             .current_dir("/")
             .stdin(stdin)
             .stdout(out.stdio()?)

@@ -17,6 +17,9 @@ async fn the_environment_is_ours() {
         names.contains(&"PATH") && output.stdout.contains("LC_ALL=C\n"),
         "{names:?}"
     );
+    for ours in ["MKE2FS_CONFIG", "E2FSCK_CONFIG"] {
+        assert!(names.contains(&ours), "{ours}: {names:?}");
+    }
     assert!(
         !names.contains(&"HOME") && !names.contains(&"CARGO"),
         "{names:?}"
