@@ -124,7 +124,6 @@ impl Inner {
                 read_only: true,
                 autoclear: false,
                 block_size: None,
-                keep_blocks: false,
             };
             Ok(loopdev::attach(&attached.path, options)
                 .or_internal(failed)?
