@@ -48,6 +48,7 @@ impl Vg {
         all.filter(|lv| own(lv) && tags::any_record(&lv.tags))
             .filter_map(|lv| {
                 let (why, mend) = match is_hidden(lv) {
+                    true if is_part_of_its_own(report, lv) => return None,
                     true => self.below_another(lv),
                     false => self.elsewhere(report, lv)?,
                 };
@@ -182,6 +183,20 @@ impl Vg {
             ))),
         }
     }
+}
+
+/// Whether a hidden LV is a part of the visible one that holds the record: lvcreate gives the tags of
+/// a raid1 to the places where its state is kept as well.
+fn is_part_of_its_own(report: &Report, part: &Lv) -> bool {
+    let id = tags::id(&part.tags);
+    report.lvs.iter().any(|whole| {
+        let rest = part.name.strip_prefix(&whole.name);
+        let named_after = rest.is_some_and(|rest| rest.starts_with('_'));
+        match id {
+            Some(_) => tags::id(&whole.tags) == id,
+            None => named_after && tags::any_record(&whole.tags),
+        }
+    })
 }
 
 /// Whether a thin pool was made of an LV of ours (lvconvert --type thin): LVM names it after that.

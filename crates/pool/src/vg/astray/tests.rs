@@ -175,6 +175,32 @@ async fn a_leftover_that_is_a_part_of_another_lv_is_not_wiped() {
 }
 
 #[tokio::test]
+async fn the_parts_of_a_raid1_bear_its_tags_and_are_no_volumes() {
+    let (name, tags) = of(&volume("v"));
+    let condemned = "stowage-x-00112233aabbccdd";
+    for whole in [&name[..], condemned] {
+        let part = format!("[{whole}_rmeta_0]");
+        let json = group(&[
+            row(whole, "rwi-a-r---", "", "", &tags),
+            row(&part, "ewi-aor---", "", "", &tags),
+        ]);
+        let script = Script::new().report(&json).report(&json);
+        let script = match whole == condemned {
+            true => script.report(&json),
+            false => script,
+        };
+        let pool = thick(script).await;
+        let scan = pool.scan().await.unwrap();
+        assert_eq!(scan.defects, [], "{whole}");
+        assert_eq!(scan.found.len() + scan.leftovers.len(), 1, "{whole}");
+        assert_eq!(pool.tend().await.unwrap(), [], "{whole}");
+        if whole == condemned {
+            pool.remove(&volume("v")).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_whose_store_is_converted_is_no_leftover() {
     let origin = volume("v");
     let (cut, tags) = of(&snapshot("s", &origin));
