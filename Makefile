@@ -3,13 +3,14 @@
 CARGO ?= cargo
 XTASK = $(CARGO) run --quiet --package xtask --
 
-.PHONY: help setup test demo check bench
+.PHONY: help setup test demo check bench soak
 
 help:
 	@echo "make test   set up the machine (as root, Debian) and run every test"
 	@echo "make demo   see it work, from a pool to a restored snapshot"
 	@echo "make check  format, lints, docs, licences"
 	@echo "make bench  measure"
+	@echo "make soak   kill and cut power for hours; not what CI runs"
 
 setup: have-cargo
 	$(XTASK) setup
@@ -25,6 +26,9 @@ check: have-cargo
 
 bench: setup
 	$(XTASK) bench
+
+soak: setup
+	$(XTASK) soak
 
 .PHONY: have-cargo
 have-cargo:

@@ -24,6 +24,7 @@ struct Cli {
 enum Cmd {
     Setup(cmd::setup::Args),
     Test(cmd::test::Args),
+    Soak(cmd::test::soak::Args),
     Check(cmd::check::Args),
     Guest(cmd::guest::Args),
     Bench(cmd::bench::Args),
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Cmd::Setup(args) => cmd::setup::run(&args),
         Cmd::Test(args) => cmd::test::run(&args),
+        Cmd::Soak(args) => cmd::test::soak::run(&args),
         Cmd::Check(args) => cmd::check::run(&args),
         Cmd::Guest(args) => cmd::guest::run(args),
         Cmd::Bench(args) => cmd::bench::run(&args),

@@ -796,6 +796,43 @@ fn now() -> i64 {
 
 // Groups.
 
+/// Nothing can hold the writers of two loop devices at once; of one alone the cut is a moment.
+#[test]
+fn a_group_of_raw_files_is_cut_while_at_most_one_of_them_is_in_use() {
+    let rig = rig();
+    let csi = Csi::new(&rig);
+    let access = || block(Mode::SingleNodeWriter);
+    let raw = |name: &str| {
+        let want = CreateVolumeRequest {
+            capacity_range: Some(range(16 * MIB, 0)),
+            volume_capabilities: vec![access()],
+            ..volume(name)
+        };
+        let id = csi.create_volume(want).expect("a volume").volume_id;
+        let staging = dir(&rig, &format!("staging-{name}"));
+        csi.stage(&id, &staging, access());
+        (id, staging)
+    };
+    let (one, other) = (raw("one"), raw("other"));
+    let ids = [one.0.clone(), other.0.clone()];
+    let group = |name: &str| {
+        csi.create_volume_group_snapshot(CreateVolumeGroupSnapshotRequest {
+            name: name.to_owned(),
+            source_volume_ids: ids.to_vec(),
+            ..Default::default()
+        })
+    };
+    let words = ["\"one\"", "\"other\"", "raw devices in use", "at most one"];
+    refused(group("g"), Code::FailedPrecondition, &words);
+    assert_eq!(rig.ok(&["snapshot", "list"]), json!([]), "all or none");
+    csi.unstage(&other.0, &other.1).expect("unstaged");
+    let cut = group("g").expect("a group");
+    assert_eq!(cut.snapshots.len(), 2);
+    // It stays what it is, in use or not.
+    csi.stage(&other.0, &other.1, access());
+    assert_eq!(group("g").expect("the same"), cut);
+}
+
 #[test]
 fn a_group_shows_all_its_volumes_at_one_moment() {
     let rig = rig();

@@ -331,3 +331,90 @@ fn a_volume_that_lost_its_superblock_is_not_formatted_again() {
         rig.assert_clean();
     }
 }
+
+// A thick volume keeps its space for life.
+
+/// A pool so small that its neighbours can fill it.
+fn small_rig(kind: FsKind) -> Rig {
+    Rig::new(Storage::File(
+        stowage_testkit::disk::LoopFs::new(kind, 700 << 20).expect("a small file system"),
+    ))
+}
+
+/// Written at once, and acknowledged.
+const STEP: usize = 16 << 20;
+
+/// Write to a file in steps until there is no more room, each step acknowledged by fsync; answers
+/// how much was.
+fn write_full(file: &std::path::Path, byte: u8) -> Result<u64, String> {
+    use std::io::Write;
+    let mut open = std::fs::File::create(file).map_err(|e| e.to_string())?;
+    let chunk = vec![byte; STEP];
+    let mut done = 0;
+    loop {
+        let step = open.write_all(&chunk).and_then(|()| open.sync_all());
+        match step {
+            Ok(()) => done += STEP as u64,
+            Err(e) if e.kind() == std::io::ErrorKind::StorageFull => return Ok(done),
+            Err(e) => return Err(format!("after {} MiB: {e}", done >> 20)),
+        }
+    }
+}
+
+/// Mounts a new thick volume of 320 MiB, fills and empties it, and has it trimmed.
+fn trimmed_thick(rig: &Rig, fs: &str) -> PathBuf {
+    let made = on::create(rig, "thick", fs, "320Mi");
+    let id = made["id"].as_str().expect("an id");
+    let m = rig.path("m");
+    rig.ok(&[
+        "volume",
+        "mount",
+        "thick",
+        &rig.text("m"),
+        "--option",
+        "discard",
+    ]);
+    put(&m.join("gone"), &"x".repeat(64 << 20));
+    std::fs::remove_file(m.join("gone")).expect("removed");
+    // It may be refused; what must not be is that it takes the blocks away.
+    let trim = std::process::Command::new("fstrim").arg(&m).output();
+    trim.expect("fstrim runs");
+    let has = allocated(rig, id);
+    assert!(has >= 320 << 20, "{fs}: {} MiB are left", has >> 20);
+    m
+}
+
+#[test]
+fn mkfs_and_trims_take_nothing_from_a_thick_volume() {
+    for (kind, fs) in [
+        (FsKind::Xfs, "xfs"),
+        (FsKind::Xfs, "btrfs"),
+        (FsKind::Btrfs, "ext4"),
+        (FsKind::Ext4, "ext4"),
+    ] {
+        trimmed_thick(&small_rig(kind), fs);
+    }
+}
+
+#[test]
+fn a_thick_volume_takes_writes_to_its_full_size_while_thin_ones_fill_the_pool() {
+    for (kind, fs) in [(FsKind::Xfs, "ext4"), (FsKind::Btrfs, "xfs")] {
+        let rig = small_rig(kind);
+        let m = trimmed_thick(&rig, fs);
+        rig.ok(&["volume", "create", "thin", "--size", "1000Mi", "--thin"]);
+        let thin = mount(&rig, "thin", "mt");
+        // It ends with an error, or when its file system is told that there is no more.
+        let _ = write_full(&thin.join("all"), 1);
+        // Rewriting is what needs new blocks where files are copied on write.
+        for round in [2, 3] {
+            let took = write_full(&m.join("all"), round);
+            let took = took.unwrap_or_else(|e| panic!("{fs} on {kind:?}, round {round}: {e}"));
+            assert!(took >= 100 << 20, "{fs} on {kind:?}: {took}");
+            let bytes = std::fs::read(m.join("all")).expect("readable");
+            assert!(bytes.len() as u64 >= took, "{fs} on {kind:?}");
+            let chunk = vec![round; STEP];
+            let same = |part: &[u8]| part == &chunk[..part.len()];
+            assert!(bytes.chunks(STEP).all(same), "{fs} on {kind:?}: torn");
+        }
+    }
+}

@@ -15,8 +15,6 @@ mod system;
 
 pub use system::System;
 
-use crate::holders::{Holder, list};
-
 /// Long enough for a metadata change of LVM on a busy disk, short enough that a hung device is
 /// noticed before kubelet's own two minutes are over.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -31,7 +29,6 @@ pub struct Cmd {
     pub(crate) timeout: Duration,
     pub(crate) spared: bool,
     pub(crate) undisturbed: bool,
-    pub(crate) lock: Option<(String, Duration)>,
 }
 
 impl Cmd {
@@ -45,7 +42,6 @@ impl Cmd {
             timeout: DEFAULT_TIMEOUT,
             spared: false,
             undisturbed: false,
-            lock: None,
         }
     }
 
@@ -100,15 +96,6 @@ impl Cmd {
     #[must_use]
     pub fn undisturbed(mut self) -> Self {
         self.undisturbed = true;
-        self
-    }
-
-    /// Runs the command only while it has the lock of this name, waited for at most that long, and
-    /// keeps it held while the command lives, whatever becomes of this process. A command with
-    /// bytes on stdin cannot be given one.
-    #[must_use]
-    pub fn locked(mut self, name: impl Into<String>, wait: Duration) -> Self {
-        self.lock = Some((name.into(), wait));
         self
     }
 
@@ -174,10 +161,9 @@ pub enum CmdError {
     /// It was ended because it ran too long.
     #[error("failed to run {}: no end after {after:?}", argv.join(" "))]
     TimedOut { argv: Vec<String>, after: Duration },
-    /// What it needs for itself is held by others: commands of a daemon that was killed, or of this
-    /// one that could not be ended, or another daemon.
-    #[error("failed to run {}: {} is still at work there", argv.join(" "), list(by))]
-    Busy { argv: Vec<String>, by: Vec<Holder> },
+    /// It was not run, because what it needs is not there.
+    #[error("did not run {}: {why}", argv.join(" "))]
+    Refused { argv: Vec<String>, why: String },
     /// It could not be started, fed or read.
     #[error("failed to run {}", argv.join(" "))]
     Io {
@@ -187,6 +173,14 @@ pub enum CmdError {
 }
 
 impl CmdError {
+    /// The error of a command that was not run.
+    pub fn refused(cmd: &Cmd, why: impl Into<String>) -> Self {
+        Self::Refused {
+            argv: cmd.argv(),
+            why: why.into(),
+        }
+    }
+
     /// The exit code, if the command ran to its end.
     pub fn code(&self) -> Option<i32> {
         match self {

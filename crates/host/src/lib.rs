@@ -7,17 +7,18 @@
 //!
 //! ```text
 //!  run       command (Cmd, Runner, System) · command/fake (Script) · blocking · progress
-//!  keep      durable (atomic files) · lock (one daemon, one a pool, and their orphans) · failpoint
+//!  keep      durable (atomic files) · lock (one daemon, and its orphans) · failpoint
 //!  mount     path (Target) · mountinfo (the table) · options · mount · holders (who is busy)
 //!  devices   devno · device (sysfs, in use) · dm (device mapper's own word) · wipe (zero, discard, sync)
 //!            loopdev
 //!  contents  probe (blkid and zeros) · filesystem (mkfs, grow) · usage (statvfs) · freeze · reflink · copy
+//!            extents (which blocks a file has, and lacks)
 //!  limits    cgroup (I/O throttling, v1 and v2)
 //!  kernel    kernel (what it lacks)
 //! ```
 //!
 //! The rooms `mountinfo`, `options` and `holders` are seen through [`mount`], `wipe` through
-//! [`device`], `usage` through [`filesystem`], `copy` through [`reflink`].
+//! [`device`], `usage` through [`filesystem`], `copy` and `extents` through [`reflink`].
 //!
 //! Most functions block: call those that reach a disk through [`blocking()`] from async code, and
 //! those that go over a whole device through [`on_own_thread`].
@@ -28,9 +29,11 @@ pub mod command;
 mod copy;
 pub mod device;
 pub mod devno;
+pub mod disks;
 pub mod dm;
 pub mod durable;
 pub mod error;
+mod extents;
 pub mod failpoint;
 pub mod filesystem;
 pub mod freeze;
@@ -59,6 +62,5 @@ pub use command::{Cmd, CmdError, Output, Runner, System};
 pub use devno::Devno;
 pub use error::FsError;
 pub use holders::Holder;
-pub use lock::{Lock, LockError, Locks};
 pub use path::Target;
 pub use progress::Progress;

@@ -12,6 +12,9 @@ use crate::devno::Devno;
 use crate::error::{Context, FsError};
 
 mod abi;
+mod discard;
+
+pub use discard::{keep_blocks, renew};
 
 use abi::{AUTOCLEAR, DIRECT_IO, READ_ONLY};
 
@@ -33,6 +36,8 @@ pub struct Options {
     /// Logical block size in bytes, a power of two from 512 to the page size; the kernel's choice
     /// if `None`.
     pub block_size: Option<u32>,
+    /// Let nothing that happens on the device take blocks from the file; see [`keep_blocks`].
+    pub keep_blocks: bool,
 }
 
 /// An attached loop device. Dropping it closes the descriptor and detaches nothing, unless
@@ -76,6 +81,10 @@ pub fn attach(file: &Path, options: Options) -> Result<LoopDevice, FsError> {
             control_path,
         )?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
+        if !options.keep_blocks && discard::is_off(&path) && abi::remove(&control, number).is_ok() {
+            // What was turned off by its last user stays off; a new one of that number has it.
+            continue;
+        }
         match attach_to(&path, &backing, file, options) {
             Ok(device) => return Ok(device),
             // EBUSY: somebody else took it. ENOENT, ENXIO: removed again, or not yet made by udev.
@@ -125,6 +134,12 @@ fn attach_to(
         other => other,
     };
     configured.context("attach a loop device to", file)?;
+    if options.keep_blocks
+        && let Err(error) = keep_blocks(path)
+    {
+        // As where sysfs is mounted read-only. Whoever needs the blocks fills the holes.
+        tracing::warn!(device = %path.display(), %error, "discards reach the file");
+    }
     let status = abi::status(&fd).context("read the status of", path)?;
     let devno = Devno::from_stat(fd.metadata().context("look at", path)?.rdev());
     let direct_io = status.flags & DIRECT_IO != 0;
@@ -152,20 +167,11 @@ pub fn find(file: &Path) -> Result<Vec<PathBuf>, FsError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(FsError::new("look at", file, error)),
     };
-    let root = Path::new("/sys/block");
     let mut found = Vec::new();
-    for entry in fs::read_dir(root).context("list", root)? {
-        let name = entry.context("list", root)?.file_name();
-        // The file exists only while something is attached.
-        let Ok(backing) = fs::read_to_string(root.join(&name).join("loop/backing_file")) else {
-            continue;
-        };
-        let backing = backing.trim_end_matches('\n');
-        let backing = Path::new(backing.strip_suffix(" (deleted)").unwrap_or(backing));
-        let device = Path::new("/dev").join(&name);
+    for (device, backing) in all()? {
         let matches = match &there {
             Some(((dev, ino), real)) => {
-                named_alike(backing, real)
+                named_alike(&backing, real)
                     && File::open(&device)
                         .ok()
                         .and_then(|fd| abi::status(&fd).ok())
@@ -177,8 +183,28 @@ pub fn find(file: &Path) -> Result<Vec<PathBuf>, FsError> {
             found.push(device);
         }
     }
-    found.sort();
     Ok(found)
+}
+
+/// All loop devices with something attached, sorted, and the path that sysfs shows for it.
+///
+/// # Errors
+/// If sysfs cannot be read; devices that go meanwhile are left out.
+pub fn all() -> Result<Vec<(PathBuf, PathBuf)>, FsError> {
+    let root = Path::new("/sys/block");
+    let mut all = Vec::new();
+    for entry in fs::read_dir(root).context("list", root)? {
+        let name = entry.context("list", root)?.file_name();
+        // The file exists only while something is attached.
+        let Ok(backing) = fs::read_to_string(root.join(&name).join("loop/backing_file")) else {
+            continue;
+        };
+        let backing = backing.trim_end_matches('\n');
+        let backing = backing.strip_suffix(" (deleted)").unwrap_or(backing);
+        all.push((Path::new("/dev").join(&name), PathBuf::from(backing)));
+    }
+    all.sort();
+    Ok(all)
 }
 
 /// Whether two paths may name one file: the kernel shows the name a file has at the moment, below
@@ -230,6 +256,29 @@ pub fn set_autoclear(device: &Path, on: bool) -> Result<(), FsError> {
         status.flags & !AUTOCLEAR
     };
     abi::set_status(&fd, status).context("set autoclear of", device)
+}
+
+/// What a loop device lies on.
+pub(crate) struct Backing {
+    /// It is no file but a block device.
+    pub(crate) is_device: bool,
+    /// `st_dev` and inode number.
+    pub(crate) dev: Devno,
+    pub(crate) inode: u64,
+}
+
+/// What a loop device lies on.
+///
+/// # Errors
+/// ENXIO if nothing is attached.
+pub(crate) fn backing(device: &Path) -> Result<Backing, FsError> {
+    let fd = File::open(device).context("open", device)?;
+    let status = abi::status(&fd).context("read the status of", device)?;
+    Ok(Backing {
+        is_device: status.rdevice != 0,
+        dev: status.devno(),
+        inode: status.inode,
+    })
 }
 
 /// True if the device refuses writes.

@@ -1,4 +1,4 @@
-//! Files that share their blocks, and how many blocks a file has.
+//! Files that share their blocks, and the blocks a file has.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -6,13 +6,18 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, ioctl_ficlone, seek};
+use rustix::fs::{
+    FallocateFlags, IFlags, SeekFrom, fallocate, ioctl_ficlone, ioctl_getflags, ioctl_setflags,
+    seek,
+};
 use rustix::io::Errno;
 
 use crate::error::{Context, FsError};
+use crate::extents;
 use crate::probe::first_nonzero;
 
 pub use crate::copy::copy_device;
+pub use crate::extents::{Extent, extents};
 
 /// Tells the trial files of one process apart.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -45,7 +50,8 @@ pub fn supported(dir: &Path) -> Result<bool, FsError> {
 }
 
 /// Makes `dst` (new, mode 0600) a copy of `src` that shares its blocks; ioctl_ficlone(2). Durable
-/// once its directory is synced.
+/// once its directory is synced. Where `src` is written in place ([`set_in_place`]) `dst` is too:
+/// btrfs shares between no others.
 ///
 /// # Errors
 /// EEXIST if there is a `dst`; EOPNOTSUPP or EXDEV where blocks cannot be shared. No `dst` is left
@@ -58,7 +64,12 @@ pub fn clone_file(src: &Path, dst: &Path) -> Result<(), FsError> {
         .mode(0o600)
         .open(dst)
         .context("create", dst)?;
-    let cloned = ioctl_ficlone(&to, &from)
+    let alike = match in_place(&from) {
+        true => set_in_place(&to),
+        false => Ok(()),
+    };
+    let cloned = alike
+        .and_then(|()| ioctl_ficlone(&to, &from))
         .map_err(io::Error::from)
         .and_then(|()| to.sync_all());
     if cloned.is_err() {
@@ -74,12 +85,88 @@ pub fn clone_file(src: &Path, dst: &Path) -> Result<(), FsError> {
 /// # Errors
 /// ENOSPC; some blocks may have been given then.
 pub fn allocate(file: &Path, len: u64) -> Result<(), FsError> {
-    let open = OpenOptions::new()
-        .write(true)
-        .open(file)
-        .context("open", file)?;
-    fallocate(&open, FallocateFlags::empty(), 0, len).context("allocate", file)?;
+    let open = writable(file)?;
+    let has = open.metadata().context("look at", file)?.len();
+    extents::fill(&open, len.min(has)).context("allocate", file)?;
+    if has < len {
+        fallocate(&open, FallocateFlags::empty(), has, len - has).context("allocate", file)?;
+    }
     open.sync_all().context("sync", file)
+}
+
+/// Gives blocks to the holes of a file that may be written meanwhile; nothing else changes.
+/// Answers how many bytes had none.
+///
+/// # Errors
+/// ENOSPC; some blocks may have been given then.
+pub fn fill_holes(file: &Path) -> Result<u64, FsError> {
+    let open = writable(file)?;
+    let len = open.metadata().context("look at", file)?.len();
+    let filled = extents::fill(&open, len).context("allocate", file)?;
+    if filled > 0 {
+        open.sync_all().context("sync", file)?;
+    }
+    Ok(filled)
+}
+
+/// How many bytes of a file have no blocks.
+///
+/// # Errors
+/// EOPNOTSUPP where the file system cannot tell.
+pub fn hole_bytes(file: &Path) -> Result<u64, FsError> {
+    let open = File::open(file).context("open", file)?;
+    let len = open.metadata().context("look at", file)?.len();
+    let holes = extents::holes(&open, len).context("ask for the extents of", file)?;
+    Ok(holes.iter().map(|hole| hole.end - hole.start).sum())
+}
+
+fn set_in_place(file: &File) -> Result<(), Errno> {
+    let flags = ioctl_getflags(file)?;
+    ioctl_setflags(file, flags | IFlags::NOCOW)
+}
+
+fn in_place(file: &File) -> bool {
+    ioctl_getflags(file).is_ok_and(|flags| flags.contains(IFlags::NOCOW))
+}
+
+/// What statfs(2) says of btrfs (linux/magic.h).
+const BTRFS_SUPER_MAGIC: i64 = 0x9123_683E;
+
+fn on_btrfs(file: &File) -> Result<bool, Errno> {
+    Ok(rustix::fs::fstatfs(file)?.f_type == BTRFS_SUPER_MAGIC)
+}
+
+/// Makes a file (new, mode 0600) whose bytes are overwritten in place, so that it needs no new
+/// blocks once it has all. btrfs keeps no checksums of such a file.
+///
+/// # Errors
+/// EEXIST.
+pub fn create_in_place(file: &Path) -> Result<(), FsError> {
+    let new = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .context("create", file)?;
+    if on_btrfs(&new).context("look at", file)? {
+        // Only an empty file takes the flag.
+        set_in_place(&new).context("turn off copy-on-write of", file)?;
+    }
+    Ok(())
+}
+
+/// Whether overwriting a file that shares no blocks needs no new ones.
+///
+/// # Errors
+/// If the file cannot be looked at.
+pub fn is_in_place(file: &Path) -> Result<bool, FsError> {
+    let open = File::open(file).context("open", file)?;
+    Ok(in_place(&open) || !on_btrfs(&open).context("look at", file)?)
+}
+
+fn writable(file: &Path) -> Result<File, FsError> {
+    let open = OpenOptions::new().write(true).open(file);
+    open.context("open", file)
 }
 
 /// Offset of the first byte that is not zero. Only what was ever written is read: holes and space

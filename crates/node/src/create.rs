@@ -153,7 +153,6 @@ impl Inner {
         let Some(pool) = self.pools().into_iter().find(|p| *p.name() == pool) else {
             return Ok(());
         };
-        self.unread.among(std::slice::from_ref(&pool))?;
         self.take_away(&pool, &Record::from_pairs(&pairs)?).await?;
         self.unnote(id).await
     }
@@ -223,6 +222,9 @@ impl Inner {
     /// one's then, but need not be zeros (a thick logical volume lies on what others left), and with
     /// them the copy could never be seen to be blank, nor be formatted.
     async fn nothing_to_copy(&self, source: &Entry) -> Result<bool> {
+        if source.record.content != Content::Blank {
+            return Ok(false);
+        }
         // A first stage under way is waited for.
         let _held = match source.record.is_snapshot() {
             true => None,

@@ -76,11 +76,33 @@ impl Inner {
                 (source, record)
             })
             .collect();
+        self.one_moment(&cuts).await?;
         for (_, member) in &cuts {
             self.end_failed_creation(&member.id).await?;
         }
         self.cut_all(&cuts).await?;
         Ok(self.group_of(id.clone(), &self.members(&id)))
+    }
+
+    /// Refuse what cannot be one moment. A mounted file system is frozen, and device mapper holds
+    /// its devices; but nobody holds the writers of a raw device that is a file. One such member is
+    /// well: its own cut is one moment, at which all others stand still.
+    async fn one_moment(&self, cuts: &[(Entry, Record)]) -> Result<()> {
+        let mut at_large = Vec::new();
+        for (source, _) in cuts.iter().filter(|(s, _)| !s.pool.freezes_itself()) {
+            let attached = source.pool.attached(&source.record).await?.is_some();
+            if attached && self.seen_mounted(source).await?.is_none() {
+                at_large.push(source.title());
+            }
+        }
+        if at_large.len() < 2 {
+            return Ok(());
+        }
+        Err(Error::precondition(format!(
+            "{} are raw devices in use whose writers nothing can hold at one moment; cut the group \
+             while at most one of them is attached, or put them into an lvm or thin pool",
+            at_large.join(" and ")
+        )))
     }
 
     async fn cut_all(self: &Arc<Self>, cuts: &[(Entry, Record)]) -> Result<()> {

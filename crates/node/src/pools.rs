@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use stowage_host::{Runner, durable};
+use stowage_host::{Runner, blocking, durable};
 use stowage_model::error::Context;
 use stowage_model::volumes::PoolStatus;
 use stowage_model::{Error, PoolKind, PoolName, Reserve, Result};
@@ -17,6 +17,7 @@ use stowage_pool::thin::{self, ThinPool};
 pub use stowage_pool::lvm::Wipe;
 
 use crate::local::Inner;
+use crate::nesting;
 
 /// One pool, as written in the configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,8 +77,7 @@ impl PoolConfig {
         match self.kind {
             PoolKind::File => {
                 let path = self.path.clone().unwrap_or_default();
-                let real = std::fs::canonicalize(&path).unwrap_or(path);
-                format!("directory {}", real.display())
+                format!("directory {}", nesting::real(&path).display())
             }
             PoolKind::Lvm => format!("volume group {}", vg()),
             PoolKind::Thin => {
@@ -187,10 +187,16 @@ impl PoolConfig {
         }
     }
 
-    /// The pool, not looked at yet. `first` says that it may be initialised.
-    pub(crate) fn open(&self, runner: &Arc<dyn Runner>, first: bool) -> Result<Arc<dyn Pool>> {
+    /// Open the pool, of which `dir` keeps what is remembered. `first` says that it may be
+    /// initialised now.
+    pub(crate) async fn open(
+        &self,
+        runner: &Arc<dyn Runner>,
+        dir: &Path,
+        first: bool,
+    ) -> Result<Arc<dyn Pool>> {
         self.check()?;
-        let runner = Arc::clone(runner);
+        let group = Some(group_file(dir, &self.name));
         Ok(match self.kind {
             PoolKind::File => {
                 let options = file::Options {
@@ -200,43 +206,37 @@ impl PoolConfig {
                     reserve: self.reserve.unwrap_or_default(),
                     may_initialise: first,
                 };
-                Arc::new(FilePool::new(options)?)
+                Arc::new(blocking(move || FilePool::open(options)).await?)
             }
-            PoolKind::Lvm => Arc::new(LvmPool::new(self.lvm_options()?, runner)?),
-            PoolKind::Thin => Arc::new(ThinPool::new(self.thin_options()?, runner)?),
+            PoolKind::Lvm => {
+                let options = self.lvm_options()?;
+                Arc::new(LvmPool::open_known(options, group, Arc::clone(runner)).await?)
+            }
+            PoolKind::Thin => {
+                let options = self.thin_options()?;
+                Arc::new(ThinPool::open_known(options, group, Arc::clone(runner)).await?)
+            }
         })
     }
 }
 
-/// The definitions kept in `<state>/pools`, and what of them cannot be read.
-pub(crate) fn kept(dir: &Path) -> (Vec<PoolConfig>, Vec<Error>) {
+/// The definitions kept in `<state>/pools`.
+pub(crate) fn kept(dir: &Path) -> Result<Vec<PoolConfig>> {
     let failed = || format!("failed to read the pools in {}", dir.display());
-    let entries = match std::fs::read_dir(dir).or_internal(failed) {
-        Ok(entries) => entries,
-        Err(e) => return (Vec::new(), vec![e]),
-    };
-    let read = |path: PathBuf| {
-        let what = || format!("the pool definition {} cannot be used", path.display());
-        let text = std::fs::read(&path).or_internal(what)?;
-        let config: PoolConfig = serde_json::from_slice(&text).or_internal(what)?;
-        config
-            .check()
-            .map_err(|e| Error::internal(what()).caused_by(e))?;
-        Ok(config)
-    };
-    let paths = entries.flatten().map(|entry| entry.path());
-    let mut paths: Vec<PathBuf> = paths
-        .filter(|path| path.extension().is_some_and(|e| e == "json"))
-        .collect();
-    paths.sort();
-    let (mut kept, mut unread) = (Vec::new(), Vec::new());
-    for path in paths {
-        match read(path) {
-            Ok(config) => kept.push(config),
-            Err(e) => unread.push(e),
+    durable::create_dir(dir).or_internal(failed)?;
+    durable::sweep(dir).or_internal(failed)?;
+    let mut kept = Vec::new();
+    for entry in std::fs::read_dir(dir).or_internal(failed)? {
+        let path = entry.or_internal(failed)?.path();
+        if path.extension().is_some_and(|e| e == "json") {
+            let text = std::fs::read(&path).or_internal(failed)?;
+            kept.push(
+                serde_json::from_slice(&text)
+                    .or_internal(|| format!("{} is damaged; remove or mend it", path.display()))?,
+            );
         }
     }
-    (kept, unread)
+    Ok(kept)
 }
 
 /// Whether a pool of this name was opened before on this machine, so that its directory must have
@@ -253,6 +253,17 @@ pub(crate) fn remember_seen(dir: &Path, name: &PoolName) -> Result<()> {
         return Ok(());
     }
     durable::write_atomic(&path, b"").or_internal(|| format!("failed to note pool {name}"))
+}
+
+/// Where the UUID of a pool's volume group is kept.
+fn group_file(dir: &Path, name: &PoolName) -> PathBuf {
+    dir.join(format!("{name}.vg"))
+}
+
+/// Forget the volume group that a pool of this name had: the pool is made anew.
+fn forget_group(dir: &Path, name: &PoolName) -> Result<()> {
+    durable::remove_file(&group_file(dir, name))
+        .or_internal(|| format!("failed to forget the volume group of an earlier pool {name}"))
 }
 
 fn seen(dir: &Path, name: &PoolName) -> PathBuf {
@@ -279,12 +290,13 @@ pub(crate) fn apart<'a>(
                 new.place()
             )));
         }
+        nesting::apart(new, other)?;
     }
     Ok(())
 }
 
 impl Inner {
-    pub(crate) fn pools_dir(&self) -> PathBuf {
+    fn pools_dir(&self) -> PathBuf {
         self.options.state_dir.join("pools")
     }
 
@@ -297,9 +309,10 @@ impl Inner {
         config.check()?;
         let mut configs = self.configs.lock().await;
         apart(&config, configs.iter())?;
+        nesting::clear_of_state(&config, &self.options.state_dir)?;
+        forget_group(&self.pools_dir(), &config.name)?;
         config.make(&self.runner, disks, force).await?;
-        let pool = config.open(&self.runner, true)?;
-        pool.claim(&self.locks).await?;
+        let pool = config.open(&self.runner, &self.pools_dir(), true).await?;
         let text = serde_json::to_vec_pretty(&config)
             .or_internal(|| format!("failed to note pool {}", config.name))?;
         durable::write_atomic(
@@ -308,7 +321,7 @@ impl Inner {
         )
         .or_internal(|| format!("failed to keep the definition of pool {}", config.name))?;
         remember_seen(&self.pools_dir(), &config.name)?;
-        self.take_in(&pool, None::<std::future::Ready<()>>).await?;
+        self.take_in(Arc::clone(&pool)).await?;
         configs.push(config);
         drop(configs);
         pool.status().await
@@ -332,8 +345,6 @@ impl Inner {
             .ok_or_else(|| {
                 Error::not_found(format!("there is no pool {name}; see the list of pools"))
             })?;
-        // Another daemon may be serving it.
-        self.unread.among(std::slice::from_ref(&pool))?;
         pool.extend(disks, force).await?;
         pool.status().await
     }

@@ -9,8 +9,8 @@ use stowage_host::{Target, blocking, device, failpoint, filesystem, mount, probe
 use stowage_model::error::Context;
 use stowage_model::filesystem::mount_options;
 use stowage_model::record::Content;
-use stowage_model::request::{Access, AccessMode, StageRequest};
-use stowage_model::{Error, FsType, Id, Result};
+use stowage_model::request::{Access, AccessMode, Provisioning, StageRequest};
+use stowage_model::{Error, FsType, Id, PoolKind, Result};
 use stowage_pool::{Attach, Device, Written};
 
 use crate::attachments::Staging;
@@ -138,6 +138,7 @@ impl Inner {
         self.mount(entry, fs, device, target, staging).await?;
         failpoint::hit("node.stage.mounted");
         self.thaw_left(entry, &staging.path).await;
+        entry.pool.refill(&entry.record).await?;
         let Err(e) = self.grow_outgrown(entry, fs, device, staging).await else {
             return Ok(());
         };
@@ -205,7 +206,7 @@ impl Inner {
         let mounted =
             blocking(move || mount::mount_device(&path, &target, fs.as_str(), &options)).await;
         let Err(e) = mounted else { return Ok(()) };
-        let holds = match probe::probe(&self.runner_of(entry), &device.path).await {
+        let holds = match probe::probe(self.runner.as_ref(), &device.path).await {
             Ok(content) => content.describe(),
             Err(_) => "something unreadable".to_owned(),
         };
@@ -261,10 +262,10 @@ impl Inner {
         }
         failpoint::hit("node.stage.format-noted");
         filesystem::mkfs(
-            &self.runner_of(entry),
+            self.runner.as_ref(),
             fs.as_str(),
             &device.path,
-            &portable(fs, &entry.record.mkfs),
+            &mkfs_options(fs, entry),
             None,
         )
         .await
@@ -296,7 +297,7 @@ impl Inner {
         fs: FsType,
         device: &Device,
     ) -> Result<()> {
-        filesystem::fresh_uuid(&self.runner_of(entry), fs.as_str(), &device.path)
+        filesystem::fresh_uuid(self.runner.as_ref(), fs.as_str(), &device.path)
             .await
             .or_internal(|| format!("failed to give {} a UUID of its own", entry.title()))?;
         failpoint::hit("node.stage.parted");
@@ -322,7 +323,7 @@ impl Inner {
     }
 
     async fn probe(&self, entry: &Entry, device: &Device) -> Result<probe::Content> {
-        probe::probe(&self.runner_of(entry), &device.path)
+        probe::probe(self.runner.as_ref(), &device.path)
             .await
             .or_internal(|| format!("failed to look at what {} holds", entry.title()))
     }
@@ -483,6 +484,30 @@ fn portable(fs: FsType, options: &[String]) -> Vec<String> {
     all
 }
 
+/// What mkfs of a volume gets. Discarding saves time, and takes the blocks of a thick file, which
+/// others may have by the time it is filled again.
+fn mkfs_options(fs: FsType, entry: &Entry) -> Vec<String> {
+    let options = portable(fs, &entry.record.mkfs);
+    let thick = entry.record.provisioning == Provisioning::Thick;
+    match thick && entry.pool.kind() == PoolKind::File {
+        true => without_discard(fs, options),
+        false => options,
+    }
+}
+
+fn without_discard(fs: FsType, mut options: Vec<String>) -> Vec<String> {
+    let (FsType::Ext2 | FsType::Ext3 | FsType::Ext4) = fs else {
+        options.push("-K".to_owned());
+        return options;
+    };
+    // mke2fs(8) takes the last -E for all of them.
+    match options.iter().rposition(|o| o == "-E") {
+        Some(at) if at + 1 < options.len() => options[at + 1].push_str(",nodiscard"),
+        _ => options.extend(["-E", "nodiscard"].map(str::to_owned)),
+    }
+    options
+}
+
 async fn open_staging(path: &Path) -> Result<Target> {
     let owned = path.to_owned();
     blocking(move || Target::open(&owned))
@@ -497,4 +522,26 @@ pub(crate) fn bad_path(
     e: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> Error {
     Error::invalid(format!("the {what} {} cannot be used", path.display())).caused_by(e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mkfs_of_a_file_that_keeps_its_blocks_is_told_not_to_discard() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for (fs, given, expected) in [
+            (FsType::Ext4, "-b 4096", "-b 4096 -E nodiscard"),
+            (
+                FsType::Ext3,
+                "-E stride=4 -b 4096",
+                "-E stride=4,nodiscard -b 4096",
+            ),
+            (FsType::Xfs, "-s size=4096", "-s size=4096 -K"),
+            (FsType::Btrfs, "-m single", "-m single -K"),
+        ] {
+            assert_eq!(without_discard(fs, words(given)), words(expected));
+        }
+    }
 }

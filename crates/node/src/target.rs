@@ -124,6 +124,7 @@ impl Inner {
                 read_only: true,
                 autoclear: false,
                 block_size: None,
+                keep_blocks: false,
             };
             Ok(loopdev::attach(&attached.path, options)
                 .or_internal(failed)?

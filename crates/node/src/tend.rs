@@ -31,7 +31,6 @@ impl Inner {
                     () = tokio::time::sleep(PERIOD) => {}
                     () = me.stopping.cancelled() => return,
                 }
-                me.state_again().await;
                 me.tend_all();
                 me.limit_all();
             }
@@ -44,15 +43,9 @@ impl Inner {
         for pool in self.pools() {
             let me = Arc::clone(self);
             self.chore(Chore::Tend, pool.name().clone(), async move {
-                if me.unread.is_due(pool.name()) {
-                    me.read(&pool, std::future::ready(())).await;
-                    me.tidy().await;
-                }
-                // Until it was read it is not ours to look after.
-                if !me.unread.is_unread(pool.name()) {
-                    me.doubtful_ephemerals(&pool).await;
-                    me.tend(&pool).await;
-                }
+                me.read_again(&pool).await;
+                me.doubtful_ephemerals(&pool).await;
+                me.tend(&pool).await;
             });
         }
     }
@@ -69,7 +62,7 @@ impl Inner {
     }
 
     /// Do a chore in the background, unless the last one of its kind is still at it.
-    pub(crate) fn chore(
+    fn chore(
         self: &Arc<Self>,
         what: Chore,
         pool: PoolName,
@@ -86,7 +79,7 @@ impl Inner {
         });
     }
 
-    pub(crate) fn chores(&self) -> MutexGuard<'_, BTreeSet<(Chore, PoolName)>> {
+    fn chores(&self) -> MutexGuard<'_, BTreeSet<(Chore, PoolName)>> {
         self.chores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

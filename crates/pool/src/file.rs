@@ -14,22 +14,22 @@
 //! snapshots. The file system itself keeps a deleted volume's bytes from the next one: new blocks
 //! read as zeros.
 
+mod blocks;
 mod ledger;
 mod scan;
-mod setup;
+pub(crate) mod setup;
 mod volume;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
-use stowage_host::{Lock, Locks, Progress, blocking, on_own_thread};
+use stowage_host::{Progress, blocking, on_own_thread};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus, Severity, Trouble};
 use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Written};
 use ledger::Ledger;
@@ -39,9 +39,6 @@ pub use setup::Options;
 /// Files are made in steps of 1 MiB: a multiple of every block and page size.
 const STEP: Bytes = Bytes::mib(1);
 
-/// How long a look that only informs waits for others.
-const LOOK_TURN: Duration = Duration::from_millis(500);
-
 /// Free space, in percent, below which the pool warns and below which it reports an error.
 const WARN_FREE: u64 = 15;
 const ERROR_FREE: u64 = 5;
@@ -49,30 +46,19 @@ const ERROR_FREE: u64 = 5;
 /// A directory that holds volumes.
 pub struct FilePool {
     shared: Arc<Shared>,
-    /// Turns of looks that only inform, and of work.
-    looks: Arc<Semaphore>,
-    work: Arc<Semaphore>,
 }
 
 struct Shared {
     options: Options,
     /// Whether files can share blocks here; unknown while the directory was never there.
     reflink: OnceLock<bool>,
-    /// Why that could not be found out.
-    no_reflink: Mutex<Option<String>>,
-    /// What is in it is known.
-    read: AtomicBool,
-    /// Ours alone, for as long as we live.
-    claim: Mutex<Claim>,
     ledger: Ledger,
-}
-
-/// The lock of the daemon that has the pool, on its marker.
-#[derive(Default)]
-struct Claim {
-    /// It was taken once: without it the pool is not used.
-    wanted: bool,
-    lock: Option<Lock>,
+    /// Loop devices whose discards we turned off.
+    kept: Mutex<BTreeSet<PathBuf>>,
+    /// Thick volumes whose rewriting needs new blocks, see [`stowage_host::reflink::is_in_place`].
+    copied: Mutex<BTreeSet<Id>>,
+    /// Rounds of upkeep.
+    rounds: AtomicU64,
 }
 
 impl Shared {
@@ -95,22 +81,12 @@ impl Shared {
     /// Whether files can share blocks here.
     ///
     /// # Errors
-    /// [`stowage_model::Kind::Precondition`] while that could not be found out.
+    /// [`stowage_model::Kind::Precondition`] while the directory was never there.
     fn reflink(&self) -> Result<bool> {
-        let why = || {
-            let why = self
-                .no_reflink
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            why.clone().unwrap_or_else(|| {
-                "it was not there when it was opened and has not been read since".to_owned()
-            })
-        };
         self.reflink.get().copied().ok_or_else(|| {
             Error::precondition(format!(
-                "whether pool {} can cut snapshots is not known: {}",
-                self.options.name,
-                why()
+                "pool {} was not there when it was opened and has not been read since",
+                self.options.name
             ))
         })
     }
@@ -118,56 +94,19 @@ impl Shared {
     /// The marker must still be there: a file system unmounted under us would otherwise let
     /// volumes be made on what lies beneath.
     fn present(&self) -> Result<()> {
-        self.in_place()?;
-        if self.read.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        Err(Error::precondition(format!(
-            "pool {} was not there when it was opened and has not been read since",
-            self.options.name
-        )))
+        setup::check_marker(&self.options)?;
+        self.reflink().map(drop)
     }
 }
 
 impl FilePool {
-    /// Run blocking work on the pool's directory, when its turn comes. A thread that hangs keeps
-    /// its turn.
+    /// Run blocking work on the pool's directory.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = Arc::clone(&self.work).acquire_owned().await;
-        self.run_in(turn, work).await
-    }
-
-    /// As [`FilePool::run`], for what only informs: where no turn comes soon, the pool does not
-    /// answer.
-    async fn look<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let turn = Arc::clone(&self.looks).acquire_owned();
-        match tokio::time::timeout(LOOK_TURN, turn).await {
-            Ok(turn) => self.run_in(turn, work).await,
-            Err(_) => Err(Error::internal(format!(
-                "pool {} does not answer; look for a disk under {} that hangs in the kernel log",
-                self.name(),
-                self.path().display()
-            ))),
-        }
-    }
-
-    async fn run_in<T: Send + 'static>(
-        &self,
-        turn: Result<OwnedSemaphorePermit, AcquireError>,
-        work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
         let shared = Arc::clone(&self.shared);
-        blocking(move || {
-            let _turn = turn;
-            work(&shared)
-        })
-        .await
+        blocking(move || work(&shared)).await
     }
 
     fn path(&self) -> &Path {
@@ -189,27 +128,13 @@ impl Pool for FilePool {
         None
     }
 
-    fn place(&self) -> String {
-        use std::os::unix::fs::MetadataExt;
-        let claim = self.shared.claim();
-        let marker = claim.lock.as_ref().and_then(|held| held.metadata().ok());
-        marker.map_or_else(
-            || format!("pool@{}", self.name()),
-            |at| format!("file@{}@{}", at.dev(), at.ino()),
-        )
-    }
-
-    async fn claim(&self, _locks: &Locks) -> Result<()> {
-        self.run(Shared::take).await
-    }
-
     async fn rounded(&self, _: &Record, size: Bytes) -> Result<Bytes> {
         Ok(size.round_up(STEP))
     }
 
     async fn capacity(&self, _: Layout, provisioning: Provisioning) -> Capacity {
         let looked = self
-            .look(move |shared| Ok(shared.capacity(provisioning)))
+            .run(move |shared| Ok(shared.capacity(provisioning)))
             .await;
         looked.unwrap_or_default()
     }
@@ -226,8 +151,15 @@ impl Pool for FilePool {
         )))
     }
 
-    fn clones_instantly(&self, _new: &Record) -> bool {
-        self.shared.reflink().unwrap_or_default()
+    /// btrfs shares blocks between two files that are written in place, or two that are not: a
+    /// thick volume is a copy of what is not.
+    fn clones_instantly(&self, new: &Record) -> bool {
+        let source = new.source.as_ref().filter(|_| volume::keeps_blocks(new));
+        let in_place = |id: &Id| {
+            let data = self.shared.place(id).join("data");
+            stowage_host::reflink::is_in_place(&data).unwrap_or(true)
+        };
+        self.shared.reflink().unwrap_or_default() && source.is_none_or(in_place)
     }
 
     fn creation_needs_journal(&self) -> bool {
@@ -235,7 +167,7 @@ impl Pool for FilePool {
     }
 
     async fn status(&self) -> Result<PoolStatus> {
-        self.look(|shared| Ok(shared.status())).await
+        self.run(|shared| Ok(shared.status())).await
     }
 
     async fn scan(&self) -> Result<Scan> {
@@ -302,6 +234,15 @@ impl Pool for FilePool {
         self.run(move |shared| shared.attach(&record, how)).await
     }
 
+    async fn refill(&self, record: &Record) -> Result<()> {
+        let record = record.clone();
+        self.run(move |shared| {
+            shared.refill(&record);
+            Ok(())
+        })
+        .await
+    }
+
     async fn attached(&self, record: &Record) -> Result<Option<Device>> {
         let record = record.clone();
         self.run(move |shared| shared.attached(&record)).await
@@ -329,12 +270,7 @@ impl Pool for FilePool {
     }
 
     async fn tend(&self) -> Result<Vec<Finding>> {
-        let status = self
-            .look(|shared| {
-                shared.learn_reflink();
-                Ok(shared.status())
-            })
-            .await?;
+        let status = self.status().await?;
         if let Some(problem) = status.problem {
             return Ok(vec![Finding {
                 severity: Severity::Error,
@@ -344,7 +280,12 @@ impl Pool for FilePool {
                 mend: format!("mount the file system of {} again", self.path().display()),
             }]);
         }
-        let mut findings = self.no_files();
+        let mut findings = self
+            .run(|shared| {
+                let round = shared.rounds.fetch_add(1, Ordering::Relaxed);
+                Ok(shared.tend_blocks(round))
+            })
+            .await?;
         let free_percent = (100 - status.data_percent.map_or(0, percent)).min(100);
         let severity = match free_percent {
             free if free < ERROR_FREE => Severity::Error,
@@ -363,26 +304,6 @@ impl Pool for FilePool {
             ),
         });
         Ok(findings)
-    }
-}
-
-impl FilePool {
-    /// That no file could be made in the pool since it was opened.
-    fn no_files(&self) -> Vec<Finding> {
-        let why = self.shared.no_reflink.lock();
-        let why = why.unwrap_or_else(PoisonError::into_inner).clone();
-        let told = why.map(|what| Finding {
-            severity: Severity::Error,
-            trouble: Trouble::ReadOnly,
-            subject: self.name().to_string(),
-            what,
-            mend: format!(
-                "make room in the file system of {}, or look for device errors in the kernel log \
-                 and mount it again; it is tried again every few seconds",
-                self.path().display()
-            ),
-        });
-        told.into_iter().collect()
     }
 }
 

@@ -38,7 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use stowage_host::{Locks, Progress, Runner};
+use stowage_host::{Progress, Runner};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{Bytes, PoolKind, PoolName, Record, Reserve, Result};
@@ -64,20 +64,25 @@ impl LvmPool {
     /// # Errors
     /// [`stowage_model::Kind::Invalid`] when `vg` is no name of a volume group.
     pub async fn open(options: Options, runner: Arc<dyn Runner>) -> Result<Self> {
-        let pool = Self::new(options, runner)?;
-        if let Err(error) = pool.vg.report().await {
-            tracing::warn!(pool.name = %pool.vg.pool(), "{}", error.chain());
-        }
-        Ok(pool)
+        Self::open_known(options, None, runner).await
     }
 
-    /// As [`LvmPool::open`], without a look at the group, which may hang.
+    /// As [`LvmPool::open`], for the group whose UUID the file `memory` holds. Where there is no
+    /// such file the group is known by its name, and its UUID is kept there from then on.
     ///
     /// # Errors
     /// As [`LvmPool::open`].
-    pub fn new(options: Options, runner: Arc<dyn Runner>) -> Result<Self> {
+    pub async fn open_known(
+        options: Options,
+        memory: Option<PathBuf>,
+        runner: Arc<dyn Runner>,
+    ) -> Result<Self> {
+        let vg = Vg::new(options.name, options.vg, runner)?.remembering(memory);
+        if let Err(error) = vg.report().await {
+            tracing::warn!(pool.name = %vg.pool(), "{}", error.chain());
+        }
         Ok(Self {
-            vg: Vg::new(options.name, options.vg, runner)?,
+            vg,
             wipe: options.wipe,
             reserve: options.reserve,
             watch: Watch::default(),
@@ -102,14 +107,6 @@ impl Pool for LvmPool {
 
     fn vg(&self) -> Option<&str> {
         Some(self.vg.name())
-    }
-
-    fn place(&self) -> String {
-        self.vg.place()
-    }
-
-    async fn claim(&self, locks: &Locks) -> Result<()> {
-        self.vg.claim(locks).await
     }
 
     async fn rounded(&self, record: &Record, size: Bytes) -> Result<Bytes> {
@@ -212,7 +209,6 @@ impl Pool for LvmPool {
     }
 
     async fn tend(&self) -> Result<Vec<Finding>> {
-        self.vg.look_again().await;
         self.tend_stores().await
     }
 }

@@ -37,7 +37,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use stowage_host::{Locks, Progress, Runner};
+use stowage_host::{Progress, Runner};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{Bytes, Error, PoolKind, PoolName, Record, Result};
@@ -69,31 +69,36 @@ impl ThinPool {
     /// [`stowage_model::Kind::Precondition`] when the thin pool does not zero new blocks: a
     /// volume would show what another one held.
     pub async fn open(options: Options, runner: Arc<dyn Runner>) -> Result<Self> {
-        let pool = Self::new(options, runner)?;
+        Self::open_known(options, None, runner).await
+    }
+
+    /// As [`ThinPool::open`], for the group whose UUID the file `memory` holds. Where there is no
+    /// such file the group is known by its name, and its UUID is kept there from then on.
+    ///
+    /// # Errors
+    /// As [`ThinPool::open`].
+    pub async fn open_known(
+        options: Options,
+        memory: Option<PathBuf>,
+        runner: Arc<dyn Runner>,
+    ) -> Result<Self> {
+        let vg = Vg::new(options.name.clone(), options.vg.clone(), runner)?
+            .remembering(memory)
+            .of_thin_pool(&options.thin_pool);
+        setup::check(&options)?;
+        let pool = Self {
+            vg,
+            options,
+            watch: Watch::default(),
+            calm_until: Mutex::default(),
+            since: Mutex::default(),
+        };
         let looked = pool.vg.report().await;
         match looked.and_then(|report| pool.thin_pool(&report).cloned()) {
             Ok(lv) => pool.zeroing(&lv)?,
             Err(problem) => tracing::warn!(pool.name = %pool.options.name, "{}", problem.chain()),
         }
         Ok(pool)
-    }
-
-    /// As [`ThinPool::open`], without a look at the group, which may hang. A thin pool that does
-    /// not zero new blocks is then a problem that its status tells.
-    ///
-    /// # Errors
-    /// [`stowage_model::Kind::Invalid`] for names LVM cannot have.
-    pub fn new(options: Options, runner: Arc<dyn Runner>) -> Result<Self> {
-        let vg = Vg::new(options.name.clone(), options.vg.clone(), runner)?
-            .of_thin_pool(&options.thin_pool);
-        setup::check(&options)?;
-        Ok(Self {
-            vg,
-            options,
-            watch: Watch::default(),
-            calm_until: Mutex::default(),
-            since: Mutex::default(),
-        })
     }
 
     /// Refuse a thin pool that hands out blocks as they are. Asked whenever something is made or
@@ -166,14 +171,6 @@ impl Pool for ThinPool {
 
     fn vg(&self) -> Option<&str> {
         Some(self.vg.name())
-    }
-
-    fn place(&self) -> String {
-        self.vg.place()
-    }
-
-    async fn claim(&self, locks: &Locks) -> Result<()> {
-        self.vg.claim(locks).await
     }
 
     async fn rounded(&self, _: &Record, size: Bytes) -> Result<Bytes> {
@@ -276,7 +273,6 @@ impl Pool for ThinPool {
     }
 
     async fn tend(&self) -> Result<Vec<Finding>> {
-        self.vg.look_again().await;
         self.watch_fill().await
     }
 }

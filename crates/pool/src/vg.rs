@@ -15,10 +15,12 @@
 //!   where something is decided that cannot be undone;
 //! - whatever is not named `stowage-…` *and* tagged `stowage.…` is foreign and never touched.
 
-mod answer;
 mod astray;
 pub(crate) mod command;
+pub(crate) mod disks;
 pub(crate) mod dm;
+mod label;
+pub(crate) mod members;
 pub(crate) mod names;
 pub(crate) mod reach;
 pub(crate) mod report;
@@ -31,19 +33,19 @@ pub(crate) mod watch;
 pub(crate) mod samples;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use stowage_host::{Cmd, CmdError, Lock, Runner, device};
+use stowage_host::{Cmd, CmdError, Output, Runner, device};
 use stowage_model::id::is_plain_word;
 use stowage_model::request::Media;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Bytes, Error, PoolName, Result};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as Turn};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as Turn, OnceCell};
 
-use answer::{Asked, Silence};
 pub(crate) use command::lvm;
+use members::{Finder, Members};
 pub(crate) use report::{Lv, Report};
 
 /// LVM only reads: half a minute means a hung disk.
@@ -67,12 +69,11 @@ pub(crate) struct Vg {
     /// The thin pool whose volumes are the pool's own; without it, those in none are.
     thin_pool: Option<String>,
     runner: Arc<dyn Runner>,
+    finder: Finder,
+    /// Whether LVM is new enough.
+    checked: OnceCell<()>,
     devices: dm::Devices,
     turn: AsyncMutex<()>,
-    /// Held while a report is asked for; the last one, and when it was begun.
-    asking: AsyncMutex<Option<(tokio::time::Instant, Arc<Report>)>>,
-    /// Ours alone, for as long as we live.
-    claim: AsyncMutex<Option<Lock>>,
     seen: Mutex<Seen>,
 }
 
@@ -84,10 +85,6 @@ struct Seen {
     last: Option<Arc<Report>>,
     /// How many changes there had been at that look.
     last_at: u64,
-    /// As `last`, kept while the group does not answer.
-    known: Option<(Instant, Arc<Report>)>,
-    /// The group could not be looked at, or lacked something, when it was last looked at.
-    silence: Option<Silence>,
     /// Counts changes by us, so that a report begun before one is not kept after it.
     changes: u64,
     extent: Bytes,
@@ -115,8 +112,6 @@ impl Vg {
             report: None,
             last: None,
             last_at: 0,
-            known: None,
-            silence: None,
             changes: 0,
             extent: USUAL_EXTENT,
             tags: HashMap::new(),
@@ -125,15 +120,16 @@ impl Vg {
             problem: None,
             ailing: Vec::new(),
         };
+        let place = disks::Place::default();
         Ok(Self {
+            finder: Finder::new(pool.clone(), name.clone(), place),
+            checked: OnceCell::new(),
             pool,
             name,
             thin_pool: None,
             runner,
             devices: dm::Devices::default(),
             turn: AsyncMutex::new(()),
-            asking: AsyncMutex::default(),
-            claim: AsyncMutex::default(),
             seen: Mutex::new(seen),
         })
     }
@@ -141,6 +137,14 @@ impl Vg {
     /// The same group, on behalf of a pool that is a thin pool in it.
     pub(crate) fn of_thin_pool(mut self, name: &str) -> Self {
         self.thin_pool = Some(name.to_owned());
+        self
+    }
+
+    /// The same, known by its UUID, which is kept in this file.
+    pub(crate) fn remembering(mut self, file: Option<PathBuf>) -> Self {
+        if let Some(file) = file {
+            self.finder = self.finder.remembering(file);
+        }
         self
     }
 
@@ -156,6 +160,10 @@ impl Vg {
 
     pub(crate) fn pool(&self) -> &PoolName {
         &self.pool
+    }
+
+    pub(super) fn finder(&self) -> &Finder {
+        &self.finder
     }
 
     pub(crate) fn runner(&self) -> &Arc<dyn Runner> {
@@ -195,24 +203,14 @@ impl Vg {
     /// # Errors
     /// [`stowage_model::Kind::Precondition`] when the group is not there.
     pub(crate) async fn report(&self) -> Result<Arc<Report>> {
-        let (mut asked, begun) = match self.ask().await? {
-            Asked::Known(report) => return Ok(report),
-            Asked::Turn(asked, begun) => (asked, begun),
-        };
         let changes = self.seen().changes;
         let read = self.read().await;
         let mut seen = self.seen();
         match read {
             Ok(report) => {
                 let report = Arc::new(report);
-                *asked = Some((begun, Arc::clone(&report)));
-                seen.known = Some((Instant::now(), Arc::clone(&report)));
                 seen.extent = report.vg.extent;
                 seen.problem = self.lacks(&report);
-                seen.silence = match seen.problem {
-                    Some(_) => Some(Silence::after(seen.silence.as_ref(), false)),
-                    None => None,
-                };
                 seen.ailing = self.ailing(&report);
                 if seen.changes == changes {
                     seen.tags = report
@@ -226,11 +224,10 @@ impl Vg {
                 }
                 Ok(report)
             }
-            Err((error, hangs)) => {
+            Err(error) => {
                 seen.report = None;
                 seen.last = None;
                 seen.problem = Some(error.chain());
-                seen.silence = Some(Silence::after(seen.silence.as_ref(), hangs));
                 Err(error)
             }
         }
@@ -251,49 +248,101 @@ impl Vg {
         }
     }
 
-    /// What LVM says, else why it says nothing, and whether that is since it hangs.
-    async fn read(&self) -> Result<Report, (Error, bool)> {
-        let cmd = report::command(&self.name).timeout(READ);
-        let cmd = cmd.locked(self.read_lock(), answer::READ_TURN);
-        match self.run(cmd).await {
-            Ok(output) => report::parse(&output.stdout).map_err(|e| (e, false)),
-            Err(error) if says(&error, "not found") => Err((
-                Error::precondition(format!(
-                    "volume group {} is missing; plug in its disks, or make it with `stowage \
-                     pool create` or `vgcreate`",
-                    self.name
-                )),
-                false,
-            )),
-            Err(error) => {
-                let hangs = answer::hangs(&error);
-                let what = match hangs {
-                    true => "does not answer",
-                    false => "cannot be looked at",
-                };
-                let error =
-                    Error::internal(format!("volume group {} {what}", self.name)).caused_by(error);
-                Err((error, hangs))
-            }
+    async fn read(&self) -> Result<Report> {
+        let report = self.read_once().await?;
+        let absent = self.finder.last().map(|members| members.absent.len());
+        if absent.is_none_or(|absent| report.vg.missing_pvs <= absent as u64) {
+            return Ok(report);
+        }
+        // Somebody added a disk between our look at the group and LVM's.
+        self.finder.forget();
+        self.read_once().await
+    }
+
+    async fn read_once(&self) -> Result<Report> {
+        let members = self.find().await?;
+        if members.is_none() && !self.finder.is_scripted() {
+            return Err(missing(&self.name));
+        }
+        let paths = members.iter().flat_map(|members| members.paths());
+        let cmd = command::looking_at(report::command(&self.name).timeout(READ), paths);
+        match self.runner.run(cmd).await {
+            Ok(output) => report::parse(&output.stdout),
+            Err(error) if says(&error, "not found") => Err(missing(&self.name)),
+            Err(error) => Err(Error::internal(format!(
+                "failed to look at volume group {}",
+                self.name
+            ))
+            .caused_by(error)),
         }
     }
 
+    /// The group's disks as they are now; none when there is no such group.
+    ///
+    /// # Errors
+    /// As [`Finder::find`], and when LVM is too old to be told where to look.
+    pub(crate) async fn find(&self) -> Result<Option<Arc<Members>>> {
+        if self.finder.is_scripted() {
+            return Ok(None);
+        }
+        self.checked
+            .get_or_try_init(|| command::new_enough(self.runner.as_ref()))
+            .await?;
+        self.finder.find().await
+    }
+
     fn lacks(&self, report: &Report) -> Option<String> {
-        (report.vg.missing_pvs > 0).then(|| {
-            format!(
-                "{} disk(s) of volume group {} are missing, and LVM allows no change to it; \
-                 plug them in, or see vgreduce(8) --removemissing",
-                report.vg.missing_pvs, self.name
-            )
-        })
+        let name = &self.name;
+        if report.vg.missing_pvs == 0 {
+            return None;
+        }
+        let last = self.finder.last().filter(|last| last.absent.is_empty());
+        if let Some(path) = last.iter().flat_map(|last| last.distrusted()).next() {
+            let path = path.display();
+            return Some(format!(
+                "disk {path} of volume group {name} is there, but LVM counts it as missing since \
+                 the group was changed without it; if nothing else wrote to it, run: vgextend \
+                 --restoremissing {name} {path}"
+            ));
+        }
+        Some(format!(
+            "{} disk(s) of volume group {name} are missing, and LVM allows no change to it; plug \
+             them in, or see vgreduce(8) --removemissing",
+            report.vg.missing_pvs
+        ))
     }
 
     /// Run one command that changes the group. It is never killed: LVM that dies between
     /// suspending a device and resuming it leaves whoever uses the device hanging.
     pub(crate) async fn change(&self, cmd: Cmd) -> Result<(), CmdError> {
         self.forget_report();
-        let cmd = cmd.locked(self.change_lock(), answer::CHANGE_TURN);
-        let ran = self.run(cmd.timeout(CHANGE).spared()).await;
+        let ran = self.run_on(cmd.timeout(CHANGE).spared(), true, &[]).await;
+        self.changed(ran).await
+    }
+
+    /// As [`Vg::change`], with disks that join the group.
+    pub(crate) async fn take(&self, cmd: Cmd, disks: &[PathBuf]) -> Result<(), CmdError> {
+        self.forget_report();
+        let ran = self.run_on(cmd.timeout(CHANGE).spared(), true, disks).await;
+        self.changed(ran).await
+    }
+
+    /// As [`Vg::change`], for one that changes no metadata: a missing disk stops what lies on it,
+    /// and nothing else.
+    pub(crate) async fn switch(&self, cmd: Cmd) -> Result<(), CmdError> {
+        self.forget_report();
+        let ran = self.run_on(cmd.timeout(CHANGE).spared(), false, &[]).await;
+        self.changed(ran).await
+    }
+
+    /// As [`Vg::switch`], for a command that is not LVM's.
+    pub(crate) async fn poke(&self, cmd: Cmd) -> Result<(), CmdError> {
+        self.forget_report();
+        let ran = self.runner.run(cmd.timeout(CHANGE).spared()).await;
+        self.changed(ran).await
+    }
+
+    async fn changed(&self, ran: Result<Output, CmdError>) -> Result<(), CmdError> {
         self.forget_report();
         if ran.is_err() {
             self.let_go().await;
@@ -390,11 +439,8 @@ impl Vg {
     /// code for all, and by its text second.
     pub(crate) fn explain(&self, error: CmdError, what: &str) -> Error {
         let (vg, pool) = (&self.name, &self.pool);
-        if let CmdError::Busy { by, .. } = &error {
-            let by = crate::contract::named(by);
-            return Error::pending(format!(
-                "failed to {what}: {by} is still at work in volume group {vg}; ask again"
-            ));
+        if let CmdError::Refused { why, .. } = &error {
+            return Error::precondition(format!("failed to {what}: {why}"));
         }
         let text = if says(&error, "unexpected transaction id") {
             return Error::internal(format!(
@@ -551,8 +597,14 @@ impl Vg {
     /// The pool's volumes and snapshots whose disks fail them.
     fn ailing(&self, report: &Report) -> Vec<Finding> {
         let own = report.lvs.iter().filter(|lv| lv.pool == self.thin_pool);
+        let stranded = self.stranded();
         let ill = own.clone().filter_map(|lv| {
-            let (what, mend) = lv.ailment()?;
+            let dm = names::dm(&self.name, &lv.name);
+            let stranded = || {
+                let stranded = stranded.contains(&dm);
+                stranded.then_some((reach::STRANDED, reach::STRANDED_MEND))
+            };
+            let (what, mend) = lv.ailment().or_else(stranded)?;
             Some(Finding {
                 severity: Severity::Error,
                 trouble: Trouble::DeviceError,
@@ -615,6 +667,14 @@ impl Vg {
             ))),
         }
     }
+}
+
+/// The error of a group that is not there.
+pub(crate) fn missing(vg: &str) -> Error {
+    Error::precondition(format!(
+        "volume group {vg} is missing; plug in its disks, or make it with `stowage pool create` or \
+         `vgcreate`"
+    ))
 }
 
 /// Whether a command failed with LVM's exit code 5 (ECMD_FAILED) and this in its text.

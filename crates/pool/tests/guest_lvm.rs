@@ -3,6 +3,7 @@
 
 mod guest;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -945,6 +946,209 @@ async fn a_volume_that_is_moved_converted_or_renamed_is_never_called_gone() {
             .any(|d| matches!(d, Defect::Astray { ids, .. } if ids[..] == [record.id.clone()])),
         "{scan:?}"
     );
+}
+
+#[tokio::test]
+async fn what_a_tenant_writes_into_a_volume_is_no_group_of_the_machines() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, 1).await;
+    // Somebody else's group of that name, on a disk of its own.
+    let other = text(&bench.disks[1]);
+    let (record, later) = (volume("v"), volume("later"));
+    bench
+        .run(&["vgcreate", "-q", "-y", "--devices", other, VG, other])
+        .await;
+    let lv = lv(&later);
+    let theirs = ["-q", "-y", "-n", &lv, "-L", "8M", "--devices", other, VG];
+    bench.run(&[&["lvcreate"], &theirs[..]].concat()).await;
+    bench
+        .run(&["vgchange", "-q", "-an", "--devices", other, VG])
+        .await;
+    // A tenant writes it into a raw volume, over which kubelet puts a loop device.
+    pool.create(&record, Bytes::mib(64)).await.unwrap();
+    let at = device(&pool, &record).await;
+    bench
+        .sh(&format!(
+            "dd if={other} of={} bs=1M count=48 conv=fsync",
+            text(&at)
+        ))
+        .await;
+    let over = ["losetup", "-f", "--show", text(&at)];
+    let over = bench.run(&over).await.trim().to_owned();
+    bench
+        .run(&["vgchange", "-q", "-ay", "--devices", &over, VG])
+        .await;
+
+    assert!(pool.attached(&later).await.unwrap().is_none());
+    let reopened = open(&bench).await;
+    for pool in [&pool, &reopened] {
+        assert_eq!(found(pool).await, std::slice::from_ref(&record));
+        assert_eq!(pool.status().await.unwrap().problem, None);
+        assert_eq!(pool.tend().await.unwrap(), []);
+    }
+    let next = volume("next");
+    pool.create(&next, Bytes::mib(8)).await.unwrap();
+    device(&pool, &next).await;
+    destroy(&pool, &next).await;
+    let refused = pool
+        .extend(&[PathBuf::from(&over)], true)
+        .await
+        .unwrap_err();
+    assert!(refused.message().contains("is a volume"), "{refused}");
+    bench
+        .run(&["vgchange", "-q", "-an", "--devices", &over, VG])
+        .await;
+    bench.run(&["losetup", "-d", &over]).await;
+    bench.run(&["wipefs", "-a", "-q", other]).await;
+}
+
+#[tokio::test]
+async fn a_disk_added_beside_us_is_used_and_not_lost() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, 1).await;
+    let before = pool.status().await.unwrap();
+    let (first, second) = (text(&bench.disks[0]), text(&bench.disks[1]));
+    let both = format!("{first},{second}");
+    let beside = ["vgextend", "-q", "-y", "--devices", &both, VG, second];
+    bench.run(&beside).await;
+    let record = volume("v");
+    pool.create(&record, Bytes::mib(8)).await.unwrap();
+    pool.remove(&record).await.unwrap();
+    let after = pool.status().await.unwrap();
+    assert_eq!(after.problem, None);
+    assert!(after.total.0 >= 2 * before.total.0, "{}", after.total);
+    let missing = ["vgs", "--noheadings", "-o", "vg_missing_pv_count", VG];
+    assert_eq!(bench.run(&missing).await.trim(), "0");
+}
+
+#[tokio::test]
+async fn a_disk_of_a_group_that_lvm_hides_is_refused_untouched() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, 1).await;
+    let second = text(&bench.disks[1]);
+    let disks = [bench.disks[1].clone()];
+    let there = "local/system_id=\"there\" global/system_id_source=\"lvmlocal\"";
+    let refused = async |disks: &[PathBuf], what: &str| {
+        let refused = pool.extend(disks, true).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Precondition, "{refused}");
+        assert!(refused.message().contains(what), "{what}: {refused}");
+    };
+    bench
+        .run(&["vgcreate", "-q", "-y", "--config", there, "away", second])
+        .await;
+    refused(
+        &disks,
+        "volume group away of the host with system id \"there\"",
+    )
+    .await;
+    let own = [
+        "vgs",
+        "--noheadings",
+        "--config",
+        there,
+        "-o",
+        "vg_name",
+        "away",
+    ];
+    assert_eq!(bench.run(&own).await.trim(), "away");
+
+    // In a partition of the disk.
+    bench.blank().await;
+    let pool = self::pool(&bench, 1).await;
+    bench
+        .sh(&format!("echo 'label: gpt\n,100M' | sfdisk -q {second}"))
+        .await;
+    let part = format!("{second}1");
+    bench.run(&["vgcreate", "-q", "-y", "inner", &part]).await;
+    let e = pool.extend(&disks, true).await.unwrap_err();
+    assert!(e.message().contains("volume group inner"), "{e}");
+
+    // A disk that the host keeps from LVM.
+    bench.run(&["vgremove", "-q", "-y", "inner"]).await;
+    for key in ["filter", "global_filter"] {
+        let hidden = bench.settings(&format!("devices {{ {key}=[\"r|^{second}$|\"] }}\n"));
+        let e = pool.extend(&disks, true).await.unwrap_err();
+        assert!(e.message().contains("a filter in lvm.conf"), "{e}");
+        drop(hidden);
+    }
+
+    // Another sector size, told before anything is wiped.
+    bench
+        .sh("truncate -s 64M /run/four && mkfs.ext4 -q -b 4096 /run/four")
+        .await;
+    let four = ["losetup", "-f", "--show", "-b", "4096", "/run/four"];
+    let four = bench.run(&four).await.trim().to_owned();
+    let both = [PathBuf::from(&four), bench.disks[1].clone()];
+    let e = pool.extend(&both, true).await.unwrap_err();
+    assert!(e.message().contains("sectors of"), "{e}");
+    let kept = ["blkid", "-p", "-o", "value", "-s", "TYPE", &four];
+    assert_eq!(bench.run(&kept).await.trim(), "ext4");
+    bench.run(&["losetup", "-d", &four]).await;
+    bench.run(&["rm", "/run/four"]).await;
+
+    // All in order now.
+    pool.extend(&disks, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_taken_joins_a_devices_file() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, 1).await;
+    let dir = std::env::var("LVM_SYSTEM_DIR").unwrap();
+    let used = bench.settings_by(|before| before.replace("use_devicesfile=0", "use_devicesfile=1"));
+    let first = text(&bench.disks[0]);
+    bench.run(&["mkdir", "-p", &format!("{dir}/devices")]).await;
+    bench.run(&["lvm", "lvmdevices", "--adddev", first]).await;
+    for _ in 0..2 {
+        pool.extend(&bench.some(2), false).await.unwrap();
+    }
+    let seen = [
+        "vgs",
+        "--noheadings",
+        "-o",
+        "pv_count,vg_missing_pv_count",
+        VG,
+    ];
+    let seen = bench.run(&seen).await;
+    assert_eq!(seen.split_whitespace().collect::<Vec<_>>(), ["2", "0"]);
+    drop(used);
+    bench.run(&["rm", "-r", &format!("{dir}/devices")]).await;
+}
+
+#[tokio::test]
+async fn a_volume_left_on_a_disk_that_moved_is_told_and_not_handed_out() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, 1).await;
+    let record = volume("v");
+    pool.create(&record, Bytes::mib(16)).await.unwrap();
+    let at = device(&pool, &record).await;
+    fill(&at, 0, 1, 0x77);
+    // The disk shows up under another name; what was active goes on with the old one.
+    let (from, to) = (text(&bench.disks[0]), text(&bench.disks[1]));
+    bench
+        .sh(&format!(
+            "dd if={from} of={to} bs=1M count=64 conv=notrunc,fsync && \
+             dd if=/dev/zero of={from} bs=4k count=1 conv=notrunc,fsync"
+        ))
+        .await;
+    let in_use = std::fs::File::open(&at).unwrap();
+    pool.status().await.unwrap();
+    let findings = pool.tend().await.unwrap();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].trouble, Trouble::DeviceError);
+    assert!(findings[0].what.contains("another name"), "{findings:?}");
+    let refused = pool.attach(&record, Attach::Held).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Precondition, "{refused}");
+    drop(in_use);
+    let at = device(&pool, &record).await;
+    assert_eq!(count(&at, 0x77), 1 << 20);
+    let below = bench
+        .sh(&format!("dmsetup deps -o devname {}", text(&at)))
+        .await;
+    let name = bench.disks[1].file_name().unwrap().to_str().unwrap();
+    assert!(below.contains(name), "{below}");
+    pool.scan().await.unwrap();
+    assert_eq!(pool.tend().await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
+mod deny;
+
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use stowage_testkit::requirement::find;
 use stowage_testkit::scratch;
 
 use crate::{fence, licence, process, promises};
@@ -17,10 +18,10 @@ type Step = (&'static str, fn() -> Result<Verdict>);
 enum Verdict {
     Good,
     /// Not looked at here, and why.
-    Unchecked(&'static str),
+    Unchecked(String),
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("format", format),
     ("clippy", clippy),
     ("each crate alone", each_crate_alone),
@@ -29,6 +30,7 @@ const STEPS: [Step; 9] = [
     ("promises", cited_tests),
     ("licences and sources", licences),
     ("cargo deny", cargo_deny),
+    ("advisories", advisories),
     ("generated files", generated_files),
 ];
 
@@ -142,15 +144,46 @@ fn licences() -> Result<Verdict> {
     none(&licence::problems(&deny, &metadata(&[])?)?)
 }
 
-/// Compiling cargo-deny takes minutes, so it is asked only where it is installed.
+/// Licences once more, with the texts; duplicates and sources.
 fn cargo_deny() -> Result<Verdict> {
-    if find("cargo-deny").is_none() {
-        return Ok(Verdict::Unchecked(
-            "cargo-deny is not installed: no look at advisories and bans",
-        ));
-    }
-    good(process::run(&mut process::cargo(["deny", "check"])))
+    let program = match deny::program() {
+        Ok(program) => program,
+        Err(error) => return Ok(Verdict::Unchecked(format!("no cargo-deny: {error:#}"))),
+    };
+    let args = [
+        "--log-level",
+        "error",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ];
+    good(process::run(&mut process::command(program, args)))
 }
+
+/// What is known to be unsafe. The list is a git repository, which not every machine reaches.
+fn advisories() -> Result<Verdict> {
+    let program = match deny::program() {
+        Ok(program) => program,
+        Err(error) => return Ok(Verdict::Unchecked(format!("no cargo-deny: {error:#}"))),
+    };
+    let args = ["60", &program.display().to_string(), "check", "advisories"].map(str::to_owned);
+    let output = process::command("timeout", args)
+        .output()
+        .context("failed to run cargo-deny")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        return Ok(Verdict::Good);
+    }
+    if let Some(line) = said.lines().find(|line| line.contains(NO_LIST)) {
+        let (_, why) = line.split_once(NO_LIST).unwrap_or_default();
+        return Ok(Verdict::Unchecked(format!("no list of advisories:{why}")));
+    }
+    anyhow::bail!("cargo-deny ended with {}\n{said}", output.status)
+}
+
+/// How cargo-deny begins when it cannot get the list.
+const NO_LIST: &str = "failed to fetch advisory database";
 
 fn generated_files() -> Result<Verdict> {
     metadata(&["--locked"]).context("Cargo.lock is stale; run: cargo update --workspace")?;

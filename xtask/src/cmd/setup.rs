@@ -8,19 +8,27 @@ use anyhow::{Context, Result, ensure};
 use stowage_testkit::requirement::{TOOLS, find};
 use stowage_testkit::sanity;
 
-use crate::process;
+use crate::{build, process};
 
 /// Install what the tests need and build csi-sanity; does nothing when all is there
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Meanwhile compile what `test` runs
+    #[arg(long)]
+    build: bool,
+}
 
 const MODULE: &str = "tools/csi-sanity";
 const COMMAND: &str = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity";
 
-pub(crate) fn run(_: &Args) -> Result<ExitCode> {
-    install_packages()?;
-    // One waits for the network, the other for the compiler.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     std::thread::scope(|scope| {
+        // It may fail here unheard: who needs it builds it again and shows what is wrong.
+        if args.build {
+            scope.spawn(|| build::tests(None).map(drop));
+        }
+        install_packages()?;
+        // One waits for the network, the other for the compiler.
         scope.spawn(kernel::provide);
         build_csi_sanity()
     })?;

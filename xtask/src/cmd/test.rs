@@ -12,6 +12,7 @@ mod guests;
 mod job;
 mod output;
 mod report;
+pub(crate) mod soak;
 mod suites;
 
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ use anyhow::{Context, Result};
 use stowage_testkit::scratch;
 
 use crate::build::{self, Built};
-use job::{Finished, Job};
+use job::{Aloud, Finished, Job};
 use report::seconds;
 use suites::{Place, SUITES, Suite};
 
@@ -53,6 +54,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.list {
         report::list(SUITES);
         return Ok(ExitCode::SUCCESS);
+    }
+    if args.only.is_empty() {
+        whole()?;
     }
     let started = Instant::now();
     let logs = scratch::target().join("test-logs");
@@ -106,6 +110,26 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// These make a test do less or other than its name says: good for a developer, no claim.
+const NARROWING: [&str; 4] = [
+    "STOWAGE_CRASH_ONLY",
+    "STOWAGE_CRASH_EVERY",
+    "STOWAGE_POWER_CUTS",
+    "STOWAGE_POWER_SEED",
+];
+
+fn whole() -> Result<()> {
+    let set = NARROWING
+        .into_iter()
+        .find(|name| std::env::var_os(name).is_some());
+    match set {
+        None => Ok(()),
+        Some(name) => anyhow::bail!(
+            "{name} is set and changes what is tested: unset it, or select suites with --only"
+        ),
+    }
 }
 
 /// A selection of system tests needs none of the others built.
@@ -167,8 +191,13 @@ fn jobs(
             program,
             dir,
             logs: logs.join(suite.name),
-            aloud: selected,
-            timed: !selected,
+            env: Vec::new(),
+            aloud: if selected {
+                Aloud::Everything
+            } else {
+                Aloud::Nothing
+            },
+            limit: selected.then_some(job::HANGS),
         });
     }
     jobs.sort_by_key(|job| std::cmp::Reverse(job.suite.budget));

@@ -298,7 +298,6 @@ impl Volumes for Fake {
             volumes: state.volumes.len(),
             snapshots: state.snapshots.len(),
             problem: None,
-            age: None,
         }])
     }
 

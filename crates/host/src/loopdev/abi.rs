@@ -16,6 +16,7 @@ const LOOP_SET_STATUS64: Opcode = 0x4C04;
 const LOOP_GET_STATUS64: Opcode = 0x4C05;
 const LOOP_SET_CAPACITY: Opcode = 0x4C07;
 const LOOP_CONFIGURE: Opcode = 0x4C0A;
+const LOOP_CTL_REMOVE: Opcode = 0x4C81;
 const LOOP_CTL_GET_FREE: Opcode = 0x4C82;
 
 pub(super) const READ_ONLY: u32 = 1;
@@ -28,7 +29,7 @@ pub(super) const DIRECT_IO: u32 = 16;
 pub(super) struct Info {
     device: u64,
     pub(super) inode: u64,
-    rdevice: u64,
+    pub(super) rdevice: u64,
     offset: u64,
     sizelimit: u64,
     number: u32,
@@ -120,6 +121,33 @@ unsafe impl Ioctl for GetFree {
 pub(super) fn free(control: &File) -> Result<i32> {
     // SAFETY: see the implementation of Ioctl above.
     unsafe { ioctl(control, GetFree) }
+}
+
+/// LOOP_CTL_REMOVE takes the number itself as its argument.
+struct Remove(i32);
+
+// SAFETY: LOOP_CTL_REMOVE takes a number and touches no user memory (loop_control_remove).
+unsafe impl Ioctl for Remove {
+    type Output = ();
+
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        LOOP_CTL_REMOVE
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::without_provenance_mut(usize::try_from(self.0).unwrap_or(usize::MAX))
+    }
+
+    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut c_void) -> Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) fn remove(control: &File, number: i32) -> Result<()> {
+    // SAFETY: see the implementation of Ioctl above.
+    unsafe { ioctl(control, Remove(number)) }
 }
 
 pub(super) fn configure(device: &File, config: Config) -> std::result::Result<(), Errno> {

@@ -231,6 +231,7 @@ fn read_only_and_block_size_are_kept() {
         read_only: true,
         autoclear: true,
         block_size: Some(4096),
+        keep_blocks: false,
     };
     let device = attach(&path, options).unwrap();
     assert!(is_read_only(&device.path).unwrap());
@@ -297,4 +298,39 @@ fn parallel_attaches_get_devices_of_their_own() {
     numbers.sort();
     numbers.dedup();
     assert_eq!(numbers.len(), 8);
+}
+
+/// As `fstrim`, mkfs and ext4's lazy initialisation do.
+#[test]
+fn nothing_on_a_device_that_keeps_its_blocks_takes_them_and_the_next_user_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 0);
+    crate::reflink::allocate(&path, 16 << 20).unwrap();
+    let has = || crate::reflink::allocated_bytes(&path).unwrap() >= 16 << 20;
+    let options = Options {
+        keep_blocks: true,
+        ..Options::default()
+    };
+    let device = attach(&path, options).unwrap();
+    assert!(!device::discard(&device.path).unwrap());
+    for mode in ["-z", "-p"] {
+        // Refused or done by writing: both are well.
+        let tools = ["blkdiscard", "fallocate"];
+        let tool = tools[usize::from(mode == "-p")];
+        let mut command = Command::new(tool);
+        command.args([mode, "-o", "4MiB", "-l", "4MiB"]);
+        command.arg(&device.path).output().unwrap();
+        assert!(has(), "{tool} {mode}");
+    }
+    let loop_path = device.path.clone();
+    assert!(!renew(&loop_path).unwrap(), "in use");
+    drop(device);
+    detach(&loop_path).unwrap();
+    let options = Options {
+        autoclear: true,
+        ..Options::default()
+    };
+    let device = attach(&path, options).unwrap();
+    assert!(device::discard(&device.path).unwrap());
+    assert!(soon(|| !has()), "a discard is a hole again");
 }

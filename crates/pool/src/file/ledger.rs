@@ -1,9 +1,13 @@
 //! What a file pool has promised. Free space as the file system tells it is not enough: a thick
 //! volume that shares blocks with a snapshot or clone needs new ones when it is overwritten, one
-//! whose consumer discarded blocks (mkfs, fstrim) may want them back, and thin volumes have been
-//! promised more than they have taken.
+//! that lost blocks wants them back, and thin volumes have been promised more than they have taken.
+//!
+//! The book is kept in memory, so that a creation asks the file system one thing, whatever the
+//! number of volumes. What the files themselves tell is entered by [`Ledger::surveyed`]; between
+//! two surveys the book may say that more is owed than is, and never less: what thick volumes
+//! share grows by our own doing only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use stowage_model::request::Provisioning;
@@ -13,9 +17,13 @@ use stowage_model::{Bytes, Error, Id, Record, Reserve, Result};
 #[derive(Debug, Clone)]
 struct Line {
     size: Bytes,
-    source: Option<Id>,
+    /// All its blocks are its own for life, so what it lacks is owed to it.
     thick: bool,
     snapshot: bool,
+    /// Of a thick volume: bytes without blocks.
+    missing: Bytes,
+    /// Of a thick volume: bytes whose blocks other files have too.
+    shared: Bytes,
 }
 
 /// Space as the file system under the pool tells it.
@@ -25,14 +33,42 @@ pub(super) struct Space {
     pub(super) available: Bytes,
 }
 
-/// How much of a volume's file has blocks.
-pub(super) type Allocated<'a> = &'a dyn Fn(&Id) -> Bytes;
+/// What a new file, or the growth of one, comes to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Want<'a> {
+    /// So many bytes more for a volume like this.
+    Own(Provisioning, Bytes),
+    /// A file of this size that shares the blocks of another.
+    Share {
+        source: &'a Record,
+        new: &'a Record,
+        size: Bytes,
+    },
+}
 
 #[derive(Default)]
 struct Book {
     lines: BTreeMap<Id, Line>,
-    /// Thick volumes whose blocks are being allocated.
-    in_flight: Bytes,
+    /// Of blocks that thick volumes share among themselves alone, one of them keeps what is there.
+    credit: Bytes,
+    /// What is being allocated, and what is being promised.
+    in_flight: Claim,
+    /// Something was shared or removed since the last survey.
+    stale: bool,
+}
+
+/// What a file takes: blocks for certain, and a promise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Claim {
+    blocks: Bytes,
+    promise: Bytes,
+}
+
+/// What a survey found about one thick volume.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) missing: Bytes,
+    pub(super) shared: Bytes,
 }
 
 /// The promises of one pool.
@@ -45,7 +81,7 @@ pub(super) struct Ledger {
 /// Space set aside while a file is being allocated.
 pub(super) struct Reserved<'a> {
     ledger: &'a Ledger,
-    size: Bytes,
+    claim: Claim,
 }
 
 impl Ledger {
@@ -57,18 +93,100 @@ impl Ledger {
         }
     }
 
+    /// Enter a file, or the new size of one.
     pub(super) fn enter(&self, record: &Record, size: Bytes) {
-        let line = Line {
-            size,
-            source: record.source.clone(),
-            thick: record.provisioning == Provisioning::Thick,
-            snapshot: record.is_snapshot(),
+        self.lock().enter(record, size);
+    }
+
+    /// Enter a file made of the blocks of `source`.
+    pub(super) fn enter_shared(&self, source: &Record, new: &Record, size: Bytes) {
+        let mut book = self.lock();
+        book.enter(new, size);
+        book.stale = true;
+        let new_is_thick = book.lines.get(&new.id).is_some_and(Line::is_owed);
+        let Some(line) = book.lines.get_mut(&source.id) else {
+            return;
         };
-        self.lock().lines.insert(record.id.clone(), line);
+        let length = line.size.min(size);
+        if line.is_owed() {
+            let more = line.size.minus(line.shared);
+            line.shared = line.size;
+            match new_is_thick {
+                true => book.credit = book.credit + more,
+                // It keeps the blocks as they are, and may lie in any family of thick ones.
+                false => book.credit = Bytes(0),
+            }
+        }
+        if let Some(line) = book.lines.get_mut(&new.id).filter(|l| l.is_owed()) {
+            line.shared = length;
+        }
     }
 
     pub(super) fn strike(&self, id: &Id) {
-        self.lock().lines.remove(id);
+        let mut book = self.lock();
+        if let Some(line) = book.lines.remove(id) {
+            // What it shared is still there until it is purged.
+            book.credit = book.credit.minus(line.size);
+            book.stale = true;
+        }
+    }
+
+    /// The thick volumes and their sizes.
+    pub(super) fn thick(&self) -> Vec<(Id, Bytes)> {
+        let book = self.lock();
+        let owed = book.lines.iter().filter(|(_, line)| line.is_owed());
+        owed.map(|(id, line)| (id.clone(), line.size)).collect()
+    }
+
+    /// All other files.
+    pub(super) fn others(&self) -> Vec<Id> {
+        let book = self.lock();
+        let others = book.lines.iter().filter(|(_, line)| !line.is_owed());
+        others.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether a survey may find less owed than the book says; the next call says no.
+    pub(super) fn take_stale(&self) -> bool {
+        std::mem::take(&mut self.lock().stale)
+    }
+
+    /// Enter what a survey found. What was shared meanwhile stays as it was entered.
+    pub(super) fn surveyed(&self, found: &BTreeMap<Id, Held>, credit: Bytes) {
+        let mut book = self.lock();
+        let shared_meanwhile = book.stale;
+        for (id, held) in found {
+            if let Some(line) = book.lines.get_mut(id) {
+                line.missing = held.missing;
+                if !shared_meanwhile {
+                    line.shared = held.shared;
+                }
+            }
+        }
+        if !shared_meanwhile {
+            book.credit = credit;
+        }
+    }
+
+    /// Note what a thick volume lacks.
+    pub(super) fn lacks(&self, id: &Id, missing: Bytes) {
+        if let Some(line) = self.lock().lines.get_mut(id) {
+            line.missing = missing;
+        }
+    }
+
+    /// The thick volumes that lack blocks, and how much.
+    pub(super) fn lacking(&self) -> Vec<(Id, Bytes)> {
+        let book = self.lock();
+        let owed = book.lines.iter().filter(|(_, line)| line.is_owed());
+        let lacking = owed.filter(|(_, line)| line.missing > Bytes(0));
+        lacking
+            .map(|(id, line)| (id.clone(), line.missing))
+            .collect()
+    }
+
+    /// What thick volumes may still take from the file system.
+    pub(super) fn owed(&self) -> Bytes {
+        self.lock().owed()
     }
 
     /// Sum of the sizes of all volumes.
@@ -77,14 +195,9 @@ impl Ledger {
     }
 
     /// What a new file may take, or may be promised.
-    pub(super) fn room(
-        &self,
-        provisioning: Provisioning,
-        space: Space,
-        allocated: Allocated<'_>,
-    ) -> Bytes {
+    pub(super) fn room(&self, provisioning: Provisioning, space: Space) -> Bytes {
         let (kept, may) = self.kept_and_offered(space);
-        self.lock().room(provisioning, space, allocated, kept, may)
+        self.lock().room(provisioning, space, kept, may)
     }
 
     /// What is set aside, and what of the rest may be promised to thin volumes.
@@ -93,34 +206,40 @@ impl Ledger {
         (kept, scaled(space.total.minus(kept), self.overprovision))
     }
 
-    /// Set aside `more` bytes for a thick file, or check that `more` may be promised to a thin
-    /// one.
+    /// Set aside the blocks that a thick file takes or may come to take, and what may be promised
+    /// to a thin one.
     ///
     /// # Errors
     /// [`stowage_model::Kind::Full`].
-    pub(super) fn reserve(
-        &self,
-        provisioning: Provisioning,
-        more: Bytes,
-        space: Space,
-        allocated: Allocated<'_>,
-        pool: &str,
-    ) -> Result<Reserved<'_>> {
+    pub(super) fn reserve(&self, want: Want<'_>, space: Space, pool: &str) -> Result<Reserved<'_>> {
         let mut book = self.lock();
         let (kept, may) = self.kept_and_offered(space);
-        let left = book.room(provisioning, space, allocated, kept, may);
-        if more > left {
-            return Err(Error::full(format!(
-                "pool {pool} is full: {more} asked, {left} left; delete volumes or snapshots, or \
+        let (claim, thin) = book.claim(want);
+        let full = |asked: Bytes, left: Bytes| {
+            Error::full(format!(
+                "pool {pool} is full: {asked} asked, {left} left; delete volumes or snapshots, or \
                  grow its file system"
-            )));
-        }
-        let size = match provisioning {
-            Provisioning::Thick => more,
-            Provisioning::Thin => Bytes(0),
+            ))
         };
-        book.in_flight = book.in_flight + size;
-        Ok(Reserved { ledger: self, size })
+        let free = book.room(Provisioning::Thick, space, kept, may);
+        if claim.blocks > free {
+            return Err(full(claim.blocks, free));
+        }
+        if thin {
+            let space = Space {
+                available: space.available.minus(claim.blocks),
+                ..space
+            };
+            let left = book.room(Provisioning::Thin, space, kept, may);
+            if claim.promise > left {
+                return Err(full(claim.promise, left));
+            }
+        }
+        book.in_flight = book.in_flight.plus(claim);
+        Ok(Reserved {
+            ledger: self,
+            claim,
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
@@ -128,60 +247,116 @@ impl Ledger {
     }
 }
 
+impl Line {
+    fn is_owed(&self) -> bool {
+        self.thick && !self.snapshot
+    }
+}
+
 impl Book {
+    fn enter(&mut self, record: &Record, size: Bytes) {
+        let line = self.lines.entry(record.id.clone()).or_insert_with(|| Line {
+            size,
+            thick: false,
+            snapshot: record.is_snapshot(),
+            missing: Bytes(0),
+            shared: Bytes(0),
+        });
+        line.size = size;
+        line.thick = record.provisioning == Provisioning::Thick;
+    }
+
     fn promised(&self) -> Bytes {
         let volumes = self.lines.values().filter(|line| !line.snapshot);
         volumes.map(|line| line.size).sum()
     }
 
-    /// A thin file takes nothing at first, so it is what `may` be promised that counts, until the
-    /// last twentieth of the space: that is for what was promised already.
-    fn room(
-        &self,
-        provisioning: Provisioning,
-        space: Space,
-        allocated: Allocated<'_>,
-        kept: Bytes,
-        may: Bytes,
-    ) -> Bytes {
-        let free = self.free(space, allocated);
-        match provisioning {
-            Provisioning::Thick => free.minus(kept),
-            Provisioning::Thin if free <= kept || free.0 < space.total.0 / 20 => Bytes(0),
-            Provisioning::Thin => may.minus(self.promised()),
+    /// What thick volumes may need of blocks that they do not have for themselves.
+    fn shared(&self) -> Bytes {
+        let owed = self.lines.values().filter(|line| line.is_owed());
+        let shared: Bytes = owed.map(|line| line.shared).sum();
+        shared.minus(self.credit)
+    }
+
+    fn owed(&self) -> Bytes {
+        let owed = self.lines.values().filter(|line| line.is_owed());
+        let missing: Bytes = owed.map(|line| line.missing).sum();
+        missing + self.shared()
+    }
+
+    /// What this takes, and whether it is a thin file, of which the promise counts.
+    fn claim(&self, want: Want<'_>) -> (Claim, bool) {
+        match want {
+            Want::Own(provisioning, more) => {
+                let thick = provisioning == Provisioning::Thick;
+                let claim = Claim {
+                    blocks: if thick { more } else { Bytes(0) },
+                    promise: more,
+                };
+                (claim, !thick)
+            }
+            // Every block of the source gets one more thick owner, whoever has it besides.
+            Want::Share {
+                source: _,
+                new,
+                size,
+            } if !new.is_snapshot() && new.provisioning == Provisioning::Thick => {
+                let claim = Claim {
+                    blocks: size,
+                    promise: size,
+                };
+                (claim, false)
+            }
+            Want::Share { source, new, size } => {
+                let line = self.lines.get(&source.id).filter(|l| l.is_owed());
+                // A thick source has nothing for itself afterwards.
+                let blocks = line.map_or(Bytes(0), |l| l.size.minus(l.shared) + self.credit);
+                let thin = !new.is_snapshot() || source.provisioning == Provisioning::Thin;
+                let promise = if thin { size } else { Bytes(0) };
+                (Claim { blocks, promise }, thin)
+            }
         }
     }
 
-    /// What the file system has left, less what thick volumes may still take: all of a volume
-    /// that shares blocks (it was made from another file of this pool, or another from it) in the
-    /// worst case that all of it is overwritten, else what it has not allocated.
-    fn free(&self, space: Space, allocated: Allocated<'_>) -> Bytes {
-        let sources: BTreeSet<&Id> = self
-            .lines
-            .values()
-            .filter_map(|l| l.source.as_ref())
-            .collect();
-        let shares = |id: &Id, line: &Line| {
-            let from = line.source.as_ref();
-            from.is_some_and(|source| self.lines.contains_key(source)) || sources.contains(id)
-        };
-        let outstanding: Bytes = self
-            .lines
-            .iter()
-            .filter(|(_, line)| line.thick && !line.snapshot)
-            .map(|(id, line)| match shares(id, line) {
-                true => line.size,
-                false => line.size.minus(allocated(id)),
-            })
-            .sum();
-        space.available.minus(outstanding).minus(self.in_flight)
+    /// A thin file takes nothing at first, so it is what `may` be promised that counts, less what
+    /// thick ones need beside their size, until the last twentieth of the space: that is for what
+    /// was promised already.
+    fn room(&self, provisioning: Provisioning, space: Space, kept: Bytes, may: Bytes) -> Bytes {
+        let free = space
+            .available
+            .minus(self.owed())
+            .minus(self.in_flight.blocks);
+        match provisioning {
+            Provisioning::Thick => free.minus(kept),
+            Provisioning::Thin if free <= kept || free.0 < space.total.0 / 20 => Bytes(0),
+            Provisioning::Thin => {
+                let promised = self.promised() + self.in_flight.promise;
+                may.minus(promised).minus(self.shared())
+            }
+        }
+    }
+}
+
+impl Claim {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            blocks: self.blocks + other.blocks,
+            promise: self.promise + other.promise,
+        }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            blocks: self.blocks.minus(other.blocks),
+            promise: self.promise.minus(other.promise),
+        }
     }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         let mut book = self.ledger.lock();
-        book.in_flight = book.in_flight.minus(self.size);
+        book.in_flight = book.in_flight.minus(self.claim);
     }
 }
 

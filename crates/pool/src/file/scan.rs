@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use stowage_model::error::Context;
 use stowage_model::request::{Media, Provisioning};
 use stowage_model::volumes::{Capacity, PoolStatus};
 use stowage_model::{Bytes, Id, PoolKind, Record, Result};
 
-use super::Shared;
 use super::ledger::Space;
+use super::{Shared, setup};
 use crate::{Defect, Found, Leftover, Scan};
 
 impl Shared {
     pub(super) fn scan(&self) -> Result<Scan> {
-        self.in_place()?;
-        self.learn_reflink();
+        setup::check_marker(&self.options)?;
+        let reflink = match self.reflink.get() {
+            Some(known) => *known,
+            None => setup::try_reflink(&self.options)?,
+        };
         let mut scan = Scan::default();
         for folder in ["volumes", "snapshots"] {
             for name in self.names(folder)? {
@@ -28,17 +30,8 @@ impl Shared {
         // by that name could meet.
         for name in self.names("making")? {
             let place = self.options.path.join("making").join(&name);
-            match stowage_model::id::is_plain_word(&name) {
-                // On a file system that is full, or turned read-only, it stays, and is in nobody's
-                // way: nothing is made there.
-                true => match self.throw_away(&place, &name) {
-                    Ok(_) => {}
-                    Err(e) => scan.defects.push(Defect::Unreadable {
-                        what: place.display().to_string(),
-                        id: None,
-                        why: format!("half made, and cannot be thrown away: {}", e.chain()),
-                    }),
-                },
+            match stowage_model::id::is_plain_word(&name) && is_only_files(&place) {
+                true => drop(self.throw_away(&place, &name)?),
                 false => scan
                     .defects
                     .push(Defect::Foreign(place.display().to_string())),
@@ -46,7 +39,7 @@ impl Shared {
         }
         for name in self.names("trash")? {
             let place = self.options.path.join("trash").join(&name);
-            match stowage_model::id::is_plain_word(&name) {
+            match stowage_model::id::is_plain_word(&name) && is_only_files(&place) {
                 true => scan.leftovers.push(Leftover {
                     handle: format!("trash/{name}"),
                     size: allocated(&place.join("data")),
@@ -59,8 +52,11 @@ impl Shared {
         for found in &scan.found {
             self.ledger.enter(&found.record, found.size);
         }
+        self.survey();
+        self.note_copied_on_write(&scan.found);
+        self.keep_attached_whole();
         // From now on the pool is used; only here is it known what it holds.
-        self.read.store(true, Ordering::Release);
+        self.reflink.get_or_init(|| reflink);
         Ok(scan)
     }
 
@@ -94,7 +90,7 @@ impl Shared {
         }
     }
 
-    fn names(&self, folder: &str) -> Result<Vec<String>> {
+    pub(super) fn names(&self, folder: &str) -> Result<Vec<String>> {
         let dir = self.options.path.join(folder);
         let failed = || format!("failed to read {}", dir.display());
         let mut names = Vec::new();
@@ -127,10 +123,7 @@ impl Shared {
 
     pub(super) fn capacity(&self, provisioning: Provisioning) -> Capacity {
         let space = self.present().and_then(|()| self.space());
-        let available = space.map_or(Bytes(0), |space| {
-            let allocated = |id: &Id| self.allocated(id);
-            self.ledger.room(provisioning, space, &allocated)
-        });
+        let available = space.map_or(Bytes(0), |space| self.ledger.room(provisioning, space));
         Capacity {
             available,
             largest: available.round_down(super::STEP),
@@ -149,8 +142,7 @@ impl Shared {
                 Some(e.chain()),
             ),
         };
-        let allocated = |id: &Id| self.allocated(id);
-        let free = self.ledger.room(Provisioning::Thick, space, &allocated);
+        let free = self.ledger.room(Provisioning::Thick, space);
         #[allow(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -173,7 +165,6 @@ impl Shared {
             volumes: 0,
             snapshots: 0,
             problem,
-            age: None,
         }
     }
 }
@@ -185,6 +176,27 @@ pub(super) fn read_record(dir: &Path) -> Result<Record> {
     let pairs: BTreeMap<String, String> =
         serde_json::from_slice(&text).or_internal(|| "its record.json is damaged".to_owned())?;
     Record::from_pairs(&pairs)
+}
+
+/// Whether this is what we make: a file, or a directory with nothing but files in it. What is below
+/// another directory or on another file system is somebody's, another pool's perhaps, and must not
+/// go with it.
+pub(super) fn is_only_files(place: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let looked = || -> std::io::Result<bool> {
+        let own = fs::symlink_metadata(place)?;
+        if !own.is_dir() {
+            return Ok(true);
+        }
+        let around = fs::symlink_metadata(place.parent().unwrap_or(place))?;
+        for entry in fs::read_dir(place)? {
+            if entry?.file_type()?.is_dir() {
+                return Ok(false);
+            }
+        }
+        Ok(own.dev() == around.dev())
+    };
+    looked().unwrap_or(false)
 }
 
 fn allocated(data: &Path) -> Bytes {

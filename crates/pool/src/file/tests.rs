@@ -112,6 +112,8 @@ fn read(path: &Path, at: u64, length: usize) -> Vec<u8> {
     found
 }
 
+mod space;
+
 #[tokio::test]
 async fn what_is_set_aside_is_promised_to_no_file() {
     let fs = LoopFs::new(FsKind::Xfs, 1 << 30).unwrap();
@@ -359,21 +361,6 @@ async fn room_is_counted_before_anything_is_made() {
         .unwrap_err();
     assert_eq!(e.kind(), Kind::Full);
     assert_eq!((bench.entries("volumes"), bench.entries("making")), (1, 0));
-    // A thick volume that shares its blocks may need all of them again one day.
-    let v = bench.make("v", Bytes::mib(400)).await;
-    bench
-        .pool
-        .snapshot(&v, &cut(&v, "s", Bytes::mib(400)))
-        .await
-        .unwrap();
-    let free = bench.pool.status().await.unwrap().free;
-    assert!(free < Bytes::mib(200), "{free} promised twice");
-    let e = bench
-        .pool
-        .create(&thick, Bytes::mib(300))
-        .await
-        .unwrap_err();
-    assert_eq!(e.kind(), Kind::Full);
 }
 
 #[tokio::test]
@@ -522,21 +509,6 @@ async fn a_directory_is_made_a_pool_only_when_it_is_empty_and_ours() {
 }
 
 #[tokio::test]
-async fn blocks_that_a_thick_volume_gave_back_stay_promised_to_it() {
-    let bench = Bench::new(FsKind::Xfs);
-    let record = bench.make("v", Bytes::mib(400)).await;
-    let before = bench.pool.status().await.unwrap().free;
-    // What mkfs, fstrim and `mount -o discard` do to a volume, seen from its file.
-    let data = bench.dir(&record).join("data").display().to_string();
-    stowage_testkit::disk::run("fallocate", ["-p", "-o", "0", "-l", "390M", &data]).unwrap();
-    let after = bench.pool.status().await.unwrap().free;
-    assert!(after <= before + Bytes::mib(4), "{after} were {before}");
-    let greedy = volume("w", Provisioning::Thick);
-    let refused = bench.pool.create(&greedy, before + Bytes::mib(100)).await;
-    assert_eq!(refused.unwrap_err().kind(), Kind::Full);
-}
-
-#[tokio::test]
 async fn what_a_killed_open_left_is_swept_and_stops_no_purge() {
     let bench = Bench::new(FsKind::Xfs);
     let making = bench.pool.path().join("making");
@@ -569,22 +541,46 @@ async fn the_purge_of_a_half_made_volume_does_not_meet_the_next_of_its_name() {
 }
 
 #[tokio::test]
-async fn one_daemon_has_a_directory_and_what_was_unmounted_is_let_go() {
+async fn a_directory_that_others_put_among_our_files_is_told_and_goes_with_nothing() {
     let bench = Bench::new(FsKind::Xfs);
-    let (first, second) = (bench.again(), bench.again());
-    let locks = Locks::new("/nonexistent");
-    first.claim(&locks).await.unwrap();
-    first.claim(&locks).await.unwrap();
-    let e = second.claim(&locks).await.unwrap_err();
-    assert_eq!(e.kind(), Kind::Precondition);
-    assert!(e.message().contains("another daemon"), "{e}");
-    // As seen where the directory lay.
-    let away = bench.fs.path().join("away");
-    std::fs::rename(bench.pool.path(), &away).unwrap();
-    assert!(first.status().await.unwrap().problem.is_some());
-    std::fs::rename(&away, bench.pool.path()).unwrap();
-    second.claim(&locks).await.unwrap();
-    // Another daemon took it meanwhile.
-    let problem = first.status().await.unwrap().problem;
-    assert!(problem.unwrap().contains("another daemon"));
+    let v = bench.make("v", Bytes::mib(8)).await;
+    let w = volume("w", Provisioning::Thick);
+    // Another pool, as one may be configured with another daemon.
+    let nested = [
+        bench.pool.path().join("trash/x.1-2/pool"),
+        bench
+            .pool
+            .path()
+            .join("making")
+            .join(w.id.as_str())
+            .join("pool"),
+        bench.dir(&v).join("pool"),
+    ];
+    for path in &nested {
+        std::fs::create_dir_all(path).unwrap();
+        std::fs::write(path.join("theirs"), "bytes").unwrap();
+    }
+    let pool = bench.again();
+    let scan = pool.scan().await.unwrap();
+    assert!(scan.leftovers.is_empty(), "{scan:?}");
+    for path in &nested[..2] {
+        let told = Defect::Foreign(path.parent().unwrap().display().to_string());
+        assert!(scan.defects.contains(&told), "{scan:?}");
+    }
+    assert!(pool.create(&w, Bytes::mib(8)).await.is_err());
+    let leftover = Leftover {
+        handle: "trash/x.1-2".into(),
+        size: Bytes(0),
+    };
+    let purged = pool.purge(&leftover, &Arc::new(Progress::new())).await;
+    assert_eq!(purged.unwrap_err().kind(), Kind::Precondition);
+    assert_eq!(
+        pool.removable(&v).await.unwrap_err().kind(),
+        Kind::Precondition
+    );
+    let e = pool.remove(&v).await.unwrap_err();
+    assert!(e.message().contains("move that out"), "{e}");
+    for path in &nested {
+        assert_eq!(std::fs::read(path.join("theirs")).unwrap(), b"bytes");
+    }
 }

@@ -14,7 +14,8 @@ use stowage_model::request::Provisioning;
 use stowage_model::{Bytes, Error, Kind, Record, Result};
 
 use super::Shared;
-use super::scan::read_record;
+use super::ledger::{Reserved, Want};
+use super::scan::{is_only_files, read_record};
 use crate::contract::{is_same, may_go};
 use crate::{Attach, Device, Leftover, Removed, Written};
 
@@ -43,25 +44,27 @@ impl Shared {
         {
             return Ok(present);
         }
-        let space = self.space()?;
-        let _room = self.ledger.reserve(
-            record.provisioning,
-            size,
-            space,
-            &|id| self.allocated(id),
-            self.name(),
-        )?;
-        let made = self.make(record, |data| {
-            fs::File::create_new(data)?;
-            match record.provisioning {
-                Provisioning::Thick => reflink::allocate(data, size.0).map_err(|e| e.source),
-                Provisioning::Thin => fs::OpenOptions::new()
-                    .write(true)
-                    .open(data)?
-                    .set_len(size.0),
-            }
+        let _room = self.reserve(Want::Own(record.provisioning, size))?;
+        let made = self.make(record, |data| match record.provisioning {
+            Provisioning::Thick => reflink::create_in_place(data)
+                .and_then(|()| reflink::allocate(data, size.0))
+                .map_err(|e| e.source),
+            Provisioning::Thin => fs::File::create_new(data)?.set_len(size.0),
         });
-        self.finish(record, made, size)
+        self.finish(record, made, size)?;
+        self.ledger.enter(record, size);
+        Ok(size)
+    }
+
+    /// Set room aside. What the book says is owed may be more than is: before anybody is refused
+    /// for it, the files are asked.
+    fn reserve(&self, want: Want<'_>) -> Result<Reserved<'_>> {
+        let first = self.ledger.reserve(want, self.space()?, self.name());
+        if first.is_ok() || self.ledger.owed() == Bytes(0) {
+            return first;
+        }
+        self.survey();
+        self.ledger.reserve(want, self.space()?, self.name())
     }
 
     /// Make a snapshot or clone that shares the blocks of `source`, at least `size` long.
@@ -81,20 +84,8 @@ impl Shared {
             ))
         })?;
         let size = size.max(length);
-        let space = self.space()?;
-        // The clone of a thick volume must be able to own all its blocks one day.
-        let provisioning = if new.is_snapshot() {
-            source.provisioning
-        } else {
-            new.provisioning
-        };
-        let _room = self.ledger.reserve(
-            provisioning,
-            size,
-            space,
-            &|id| self.allocated(id),
-            self.name(),
-        )?;
+        // A thick volume must be able to own all its blocks one day, be it the source or the copy.
+        let _room = self.reserve(Want::Share { source, new, size })?;
         let made = self.make(new, |data| {
             reflink::clone_file(&from, data).map_err(|e| e.source)?;
             // What the source had allocated and never written is a hole in the copy (xfs), and a
@@ -109,7 +100,9 @@ impl Shared {
             }
             Ok(())
         });
-        self.finish(new, made, size)
+        self.finish(new, made, size)?;
+        self.ledger.enter_shared(source, new, size);
+        Ok(size)
     }
 
     /// Build the directory of a volume aside, then rename it into place.
@@ -120,6 +113,10 @@ impl Shared {
     ) -> std::io::Result<()> {
         let making = self.options.path.join("making").join(record.id.as_str());
         if making.exists() {
+            if !is_only_files(&making) {
+                let what = format!("{} holds a directory that is not ours", making.display());
+                return Err(std::io::Error::other(what));
+            }
             fs::remove_dir_all(&making)?;
         }
         fs::create_dir(&making)?;
@@ -148,12 +145,9 @@ impl Shared {
         built
     }
 
-    fn finish(&self, record: &Record, made: std::io::Result<()>, size: Bytes) -> Result<Bytes> {
+    fn finish(&self, record: &Record, made: std::io::Result<()>, size: Bytes) -> Result<()> {
         match made {
-            Ok(()) => {
-                self.ledger.enter(record, size);
-                Ok(size)
-            }
+            Ok(()) => Ok(()),
             Err(e) if out_of_space(&e) => Err(Error::full(format!(
                 "pool {} is full: the file system under {} has no room for {size}",
                 self.name(),
@@ -192,15 +186,8 @@ impl Shared {
         let present = self.length(record)?.ok_or_else(|| missing(record))?;
         let data = self.data(record);
         if present < size {
-            let space = self.space()?;
             let more = size.minus(present);
-            let _room = self.ledger.reserve(
-                record.provisioning,
-                more,
-                space,
-                &|id| self.allocated(id),
-                self.name(),
-            )?;
+            let _room = self.reserve(Want::Own(record.provisioning, more))?;
             let grown = match record.provisioning {
                 Provisioning::Thick => reflink::allocate(&data, size.0).map_err(|e| e.source),
                 Provisioning::Thin => fs::OpenOptions::new()
@@ -236,6 +223,7 @@ impl Shared {
             return Ok(Removed::Gone);
         }
         self.unattached(record)?;
+        self.nothing_foreign(&place)?;
         let size = Bytes(reflink::allocated_bytes(&self.data(record)).unwrap_or(0));
         let handle = self.throw_away(&place, record.id.as_str())?;
         self.ledger.strike(&record.id);
@@ -255,7 +243,20 @@ impl Shared {
         self.present()?;
         match self.known(record, Kind::Precondition)? {
             true => self.unattached(record),
-            false => Ok(()),
+            false => return Ok(()),
+        }?;
+        self.nothing_foreign(&self.dir(record))
+    }
+
+    /// What somebody put into a volume's directory must not go with it.
+    fn nothing_foreign(&self, place: &Path) -> Result<()> {
+        match is_only_files(place) {
+            true => Ok(()),
+            false => Err(Error::precondition(format!(
+                "{} holds a directory that is not ours; move that out of pool {} first",
+                place.display(),
+                self.name()
+            ))),
         }
     }
 
@@ -285,6 +286,9 @@ impl Shared {
             .filter(|(folder, name)| *folder == "trash" && stowage_model::id::is_plain_word(name))
             .ok_or_else(|| Error::precondition(failed()))?;
         let path = self.options.path.join(folder).join(name);
+        if path.exists() {
+            self.nothing_foreign(&path)?;
+        }
         let is_dir = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
         let removed = match is_dir {
             true => durable::remove_dir_all(&path),
@@ -308,6 +312,10 @@ impl Shared {
         let data = self.data(record);
         let failed = || format!("failed to attach {}", record.id);
         let size = self.length(record)?.ok_or_else(|| missing(record))?;
+        let keeps = keeps_blocks(record);
+        if keeps {
+            self.fill(&record.id);
+        }
         if let Some(present) = self.loops(record)?.into_iter().next() {
             // Holding it open keeps it from clearing itself before it is mounted.
             let file = fs::File::open(&present).or_internal(failed)?;
@@ -316,6 +324,9 @@ impl Shared {
             }
             if device::size(&present).or_internal(failed)? < size.0 {
                 loopdev::set_capacity(&present).or_internal(failed)?;
+            }
+            if keeps && let Err(error) = self.keep_blocks(&present) {
+                tracing::warn!(volume.id = %record.id, %error, "discards reach its file");
             }
             // A device that went away between the look and the open has no file behind it.
             if self.loops(record)?.contains(&present) {
@@ -330,8 +341,12 @@ impl Shared {
             read_only: false,
             autoclear: how == Attach::UntilUnused,
             block_size: Some(SECTOR),
+            keep_blocks: keeps,
         };
         let attached = loopdev::attach(&data, options).or_internal(failed)?;
+        if keeps {
+            self.remember_kept(&attached.path);
+        }
         failpoint::hit("file.attach.attached");
         if !attached.direct_io {
             tracing::debug!(volume.id = %record.id, "no direct I/O on this file system");
@@ -344,6 +359,13 @@ impl Shared {
             size,
             hold: Some(Arc::new(hold)),
         })
+    }
+
+    /// After a file system was made or mounted: what that took from a thick volume is given back.
+    pub(super) fn refill(&self, record: &Record) {
+        if keeps_blocks(record) {
+            self.fill(&record.id);
+        }
     }
 
     pub(super) fn attached(&self, record: &Record) -> Result<Option<Device>> {
@@ -431,6 +453,11 @@ impl Shared {
     fn name(&self) -> &str {
         self.options.name.as_str()
     }
+}
+
+/// Whether all blocks of a file are its own for life.
+pub(super) fn keeps_blocks(record: &Record) -> bool {
+    record.provisioning == Provisioning::Thick && !record.is_snapshot()
 }
 
 fn encode(record: &Record) -> std::io::Result<Vec<u8>> {

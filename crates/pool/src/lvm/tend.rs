@@ -38,7 +38,7 @@ impl LvmPool {
 
     fn written(&self) -> Result<BTreeMap<String, u64>> {
         let ours = names::dm(self.vg.name(), names::PREFIX);
-        let nodes = self.vg.devices().beginning(&ours)?;
+        let nodes = self.vg.nodes(&ours)?;
         let stores = nodes.iter().filter(|node| node.name.ends_with("-cow"));
         Ok(stores
             .map(|node| (node.name.clone(), node.written()))

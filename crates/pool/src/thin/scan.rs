@@ -60,19 +60,12 @@ impl ThinPool {
             volumes: 0,
             snapshots: 0,
             problem: None,
-            age: None,
         };
         let report = match self.vg.glance().await {
             Ok(report) => report,
             Err(error) => {
                 status.problem = Some(error.chain());
-                match self.vg.known() {
-                    Some((age, report)) => {
-                        status.age = Some(age.as_secs());
-                        report
-                    }
-                    None => return Ok(status),
-                }
+                return Ok(status);
             }
         };
         status.media = media(&report);
@@ -83,12 +76,7 @@ impl ThinPool {
                 return Ok(status);
             }
         };
-        let zeroing = self.zeroing(pool).err().map(|e| e.chain());
-        status.problem = status
-            .problem
-            .or_else(|| self.vg.problem())
-            .or_else(|| pool.illness())
-            .or(zeroing);
+        status.problem = self.vg.problem().or_else(|| pool.illness());
         status.total = pool.size;
         let room = self.room(&report, pool);
         status.promised = room.promised;

@@ -95,7 +95,7 @@ impl ThinPool {
         let pool = names::dm_layer(self.vg.name(), &self.options.thin_pool, "tpool");
         let told = self
             .vg
-            .change(Cmd::new("dmsetup").args(["message", &pool, "0", text]))
+            .poke(Cmd::new("dmsetup").args(["message", &pool, "0", text]))
             .await;
         told.map_err(|error| {
             let what = format!("failed to tell thin pool {} to {text}", self.location());

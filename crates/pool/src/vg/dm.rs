@@ -2,8 +2,9 @@
 //! whether an LV is active, suspended or was written to.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use stowage_host::device::Devno;
 use stowage_model::error::Context as _;
 use stowage_model::{Bytes, Result};
 
@@ -73,6 +74,30 @@ impl Node {
         )
     }
 
+    /// Its number.
+    pub(crate) fn devno(&self) -> Option<Devno> {
+        self.read("dev")?.parse().ok()
+    }
+
+    /// The kernel's node for it.
+    pub(crate) fn plain(&self) -> PathBuf {
+        Path::new("/dev").join(self.dir.file_name().unwrap_or_default())
+    }
+
+    /// Whether it is of the group with this UUID, and not of another one of that name.
+    pub(crate) fn is_of(&self, group: &str) -> bool {
+        let rest = |uuid: String| uuid.strip_prefix("LVM-").map(str::to_owned);
+        self.read("dm/uuid")
+            .and_then(rest)
+            .is_some_and(|rest| rest.starts_with(group))
+    }
+
+    /// Whether all it lies on, layer by layer, is among these disks. One that left, also if it is
+    /// back under another name, is not: the table keeps the number it had.
+    pub(crate) fn rests_on(&self, disks: &[Devno]) -> bool {
+        rests_on(&self.dir, disks)
+    }
+
     /// Whether its writers are held.
     pub(crate) fn is_suspended(&self) -> bool {
         self.read("dm/suspended").as_deref() == Some("1")
@@ -94,6 +119,21 @@ impl Node {
             .and_then(|stat| stat.split_whitespace().nth(6)?.parse().ok())
             .unwrap_or(0)
     }
+}
+
+fn rests_on(dir: &Path, disks: &[Devno]) -> bool {
+    let Ok(slaves) = fs::read_dir(dir.join("slaves")) else {
+        return true;
+    };
+    slaves.flatten().all(|slave| {
+        let number = fs::read_to_string(slave.path().join("dev"));
+        let Some(devno) = number.ok().and_then(|text| text.parse::<Devno>().ok()) else {
+            return false;
+        };
+        // A layer of LVM's own, or another mapping between the group and its disk.
+        disks.contains(&devno)
+            || (slave.path().join("dm").exists() && rests_on(&slave.path(), disks))
+    })
 }
 
 #[cfg(test)]
@@ -124,6 +164,40 @@ pub(crate) mod fake {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_on_a_disk_that_left_is_told() {
+        let (root, devices) = fake::sysfs(&[("vg-a", false, 0), ("vg-a-real", false, 0)]);
+        let at = |path: &str| root.path().join(path);
+        let disk = Devno {
+            major: 8,
+            minor: 16,
+        };
+        let rests = || devices.find("vg-a").unwrap().unwrap().rests_on(&[disk]);
+        assert!(rests(), "of an old kernel, or a table of zeros");
+        fs::create_dir_all(at("sdb")).unwrap();
+        for dm in ["dm-0", "dm-1"] {
+            fs::create_dir_all(at(dm).join("slaves")).unwrap();
+        }
+        fs::write(at("sdb/dev"), "8:16\n").unwrap();
+        fs::write(at("dm-1/dev"), "253:1\n").unwrap();
+        std::os::unix::fs::symlink(at("dm-1"), at("dm-0/slaves/dm-1")).unwrap();
+        std::os::unix::fs::symlink(at("sdb"), at("dm-1/slaves/sdb")).unwrap();
+        assert!(rests());
+        fs::write(at("sdb/dev"), "8:32\n").unwrap();
+        assert!(!rests(), "another disk");
+        fs::remove_dir_all(at("sdb")).unwrap();
+        assert!(!rests(), "gone");
+    }
+
+    #[test]
+    fn a_device_is_of_its_group_by_uuid() {
+        let (root, devices) = fake::sysfs(&[("vg-a", false, 0)]);
+        let node = devices.find("vg-a").unwrap().unwrap();
+        assert!(!node.is_of("GROUP"));
+        fs::write(root.path().join("dm-0/dm/uuid"), "LVM-GROUPvolume\n").unwrap();
+        assert!(node.is_of("GROUP") && !node.is_of("OTHER"));
+    }
 
     #[test]
     fn devices_are_found_by_their_whole_name() {

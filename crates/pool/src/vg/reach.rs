@@ -1,6 +1,10 @@
 //! The devices of LVs: attached, detached, held still. Sysfs is asked first, so that nothing runs
 //! where nothing is to be done.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use stowage_host::disks::is_node;
 use stowage_host::{Cmd, blocking, device};
 use stowage_model::error::Context as _;
 use stowage_model::{Bytes, Error, Result};
@@ -9,6 +13,30 @@ use super::dm::Node;
 use super::{Lv, Report, Vg, lvm, names, says};
 use crate::Device;
 
+/// What is wrong with an LV whose table names a disk that is gone.
+pub(super) const STRANDED: &str =
+    "is active on a disk that is gone, or came back under another name: nothing reads or writes it";
+/// The way out.
+pub(super) const STRANDED_MEND: &str =
+    "end what uses it and unmount it; its next mount activates it on the disk that is there";
+
+/// The node of an active device, which is seen to bear its number: where no udev runs, a name
+/// may be left from an earlier device.
+fn path_of(node: &Node) -> Result<PathBuf> {
+    let named = names::node(&node.name);
+    // Only a test's device has no number.
+    let Some(devno) = node.devno() else {
+        return Ok(named);
+    };
+    let mut paths = [named, node.plain()].into_iter();
+    paths.find(|path| is_node(path, devno)).ok_or_else(|| {
+        Error::internal(format!(
+            "device {devno} of {} has no node in /dev/mapper or /dev; run: dmsetup mknodes",
+            node.name
+        ))
+    })
+}
+
 impl Vg {
     fn dm(&self, lv: &str) -> String {
         names::dm(self.name(), lv)
@@ -16,11 +44,50 @@ impl Vg {
 
     /// The device of an LV, when it is active.
     pub(crate) fn attached(&self, lv: &str) -> Result<Option<Device>> {
-        let node = self.devices().find(&self.dm(lv))?;
         // A device without a table, left by an activation that failed, has no size.
-        Ok(node
-            .filter(|node| node.size() > Bytes(0))
-            .map(|node| Device::new(names::node(&node.name), node.size())))
+        let node = self.node(lv)?.filter(|node| node.size() > Bytes(0));
+        node.map(|node| Ok(Device::new(path_of(&node)?, node.size())))
+            .transpose()
+    }
+
+    /// The active device of an LV of this group. Another group of this name may be active too,
+    /// under the same names: a host may activate what a tenant made up in a raw volume.
+    fn node(&self, lv: &str) -> Result<Option<Node>> {
+        Ok(self
+            .nodes(&self.dm(lv))?
+            .into_iter()
+            .find(|node| node.name == self.dm(lv)))
+    }
+
+    /// The active devices of this group whose names begin so.
+    pub(crate) fn nodes(&self, prefix: &str) -> Result<Vec<Node>> {
+        let group = self.finder().uuid();
+        let mut nodes = self.devices().beginning(prefix)?;
+        nodes.retain(|node| group.as_ref().is_none_or(|group| node.is_of(group)));
+        Ok(nodes)
+    }
+
+    /// Whether an active LV lies on a disk that is no more, perhaps because it left and came back
+    /// under another name. Nothing reaches its blocks then.
+    fn is_stranded(&self, lv: &str) -> Result<bool> {
+        let node = self.node(lv)?;
+        Ok(node.is_some_and(|node| !self.lost(vec![node]).is_empty()))
+    }
+
+    /// The names of all devices of which that is so.
+    pub(super) fn stranded(&self) -> HashSet<String> {
+        let ours = self.nodes(&names::dm(self.name(), names::PREFIX));
+        self.lost(ours.unwrap_or_default()).into_iter().collect()
+    }
+
+    fn lost(&self, nodes: Vec<Node>) -> Vec<String> {
+        // Of a disk that is missing LVM itself tells which volumes lie on it.
+        let Some(last) = self.finder().last().filter(|last| last.absent.is_empty()) else {
+            return Vec::new();
+        };
+        let disks = last.devnos();
+        let lost = nodes.into_iter().filter(|node| !node.rests_on(&disks));
+        lost.map(|node| node.name).collect()
     }
 
     /// The device of an LV, activated where it is not.
@@ -28,10 +95,27 @@ impl Vg {
     /// # Errors
     /// [`stowage_model::Kind::NotFound`] when there is no such LV.
     pub(crate) async fn attach(&self, lv: &str) -> Result<Device> {
-        if let Some(device) = self.attached(lv)? {
+        if let Some(device) = self.attached(lv)?
+            && !self.is_stranded(lv)?
+        {
             return Ok(device);
         }
         let _turn = self.turn().await;
+        if self.attached(lv)?.is_some() && self.is_stranded(lv)? {
+            // The disk may have changed its name without leaving.
+            self.find().await?;
+        }
+        if self.is_stranded(lv)? {
+            let path = self.path(lv);
+            tracing::warn!(
+                lv = path,
+                "active on a disk that is gone; activating it anew"
+            );
+            self.detach(lv).await.map_err(|error| {
+                Error::precondition(format!("LV {path} {STRANDED}; {STRANDED_MEND}"))
+                    .caused_by(error)
+            })?;
+        }
         self.activate(lv).await
     }
 
@@ -43,7 +127,7 @@ impl Vg {
         let cmd = lvm("lvchange")
             .args(["-y", "-q", "-ay", "-K"])
             .arg(self.path(lv));
-        if let Err(error) = self.change(cmd).await {
+        if let Err(error) = self.switch(cmd).await {
             if says(&error, "Failed to find logical volume") {
                 return Err(Error::not_found(format!(
                     "there is no LV {}",
@@ -65,12 +149,12 @@ impl Vg {
     /// # Errors
     /// [`stowage_model::Kind::Precondition`] while it is in use, saying by what.
     pub(crate) async fn detach(&self, lv: &str) -> Result<()> {
-        if self.devices().find(&self.dm(lv))?.is_none() {
+        if self.node(lv)?.is_none() {
             return Ok(());
         }
         self.unused(lv).await?;
         let cmd = lvm("lvchange").args(["-y", "-q", "-an"]).arg(self.path(lv));
-        match self.change(cmd).await {
+        match self.switch(cmd).await {
             Err(error) if says(&error, "Failed to find logical volume") => Ok(()),
             Err(error) => Err(self.explain(error, &format!("deactivate LV {}", self.path(lv)))),
             Ok(()) => Ok(()),
@@ -132,9 +216,7 @@ impl Vg {
     /// The first failure.
     pub(crate) async fn resume(&self, lvs: &[String]) -> Result<()> {
         // Asked at every start for all volumes there are: one look at sysfs serves them all.
-        let ours = self
-            .devices()
-            .beginning(&names::dm(self.name(), names::PREFIX))?;
+        let ours = self.nodes(&names::dm(self.name(), names::PREFIX))?;
         let held: Vec<_> = ours.into_iter().filter(Node::is_suspended).collect();
         let mut first = Ok(());
         for lv in lvs {
@@ -160,7 +242,7 @@ impl Vg {
     /// Nothing of it is an error: the command's own is what the caller hears.
     pub(super) async fn let_go(&self) {
         let group = names::dm(self.name(), "");
-        let looks = || self.devices().beginning(&group);
+        let looks = || self.nodes(&group);
         if !looks().is_ok_and(|nodes| nodes.iter().any(Node::is_suspended)) {
             return;
         }
@@ -211,14 +293,11 @@ impl Vg {
     }
 
     fn is_active(&self, lv: &str) -> Result<bool> {
-        Ok(self.devices().find(&self.dm(lv))?.is_some())
+        Ok(self.node(lv)?.is_some())
     }
 
     /// Whether writers of an LV are held.
     pub(crate) fn is_suspended(&self, lv: &str) -> Result<bool> {
-        Ok(self
-            .devices()
-            .find(&self.dm(lv))?
-            .is_some_and(|node| node.is_suspended()))
+        Ok(self.node(lv)?.is_some_and(|node| node.is_suspended()))
     }
 }

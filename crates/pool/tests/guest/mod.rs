@@ -99,11 +99,16 @@ impl Bench {
 
     /// Settings of a host's own, until the guard is dropped.
     pub(crate) fn settings(&self, text: &str) -> Settings {
+        // A section named again adds to it.
+        self.settings_by(|before| format!("{before}{text}"))
+    }
+
+    /// As [`Bench::settings`], made of those there are.
+    pub(crate) fn settings_by(&self, new: impl Fn(&str) -> String) -> Settings {
         let dir = std::env::var_os("LVM_SYSTEM_DIR").expect("the guest has a directory for LVM");
         let file = PathBuf::from(dir).join("lvm.conf");
         let before = fs::read_to_string(&file).unwrap();
-        // A section named again adds to it.
-        fs::write(&file, format!("{before}{text}")).unwrap();
+        fs::write(&file, new(&before)).unwrap();
         Settings { file, before }
     }
 

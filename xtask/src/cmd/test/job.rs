@@ -21,8 +21,8 @@ use crate::tally::Tally;
 /// How many times its budget a suite may take, in a run of all.
 pub(super) const OVER: u32 = 3;
 
-/// When what hangs is ended, should its budget be small or not be judged.
-const LEAST_LIMIT: Duration = Duration::from_secs(20 * 60);
+/// When a suite is ended that hangs, where its budget is not judged.
+pub(super) const HANGS: Duration = Duration::from_secs(30 * 60);
 
 pub(super) struct Job {
     pub(super) suite: &'static Suite,
@@ -30,11 +30,24 @@ pub(super) struct Job {
     pub(super) program: PathBuf,
     pub(super) dir: PathBuf,
     pub(super) logs: PathBuf,
-    /// Also print what it prints.
-    pub(super) aloud: bool,
-    /// Whether taking too long fails it.
-    pub(super) timed: bool,
+    /// For its environment, as `KEY=VALUE`.
+    pub(super) env: Vec<String>,
+    pub(super) aloud: Aloud,
+    /// When it is ended. None judges it by its budget.
+    pub(super) limit: Option<Duration>,
 }
+
+/// What of a suite's output is also printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aloud {
+    Nothing,
+    Everything,
+    /// What its tests say of the campaign they run, which libtest otherwise keeps.
+    Campaign,
+}
+
+/// What such lines begin with.
+const CAMPAIGN: [&str; 3] = ["power: ", "crash: ", "FAILED "];
 
 /// What became of it.
 #[derive(Debug, Default)]
@@ -79,7 +92,7 @@ impl Job {
         finished.name = name.to_owned();
         finished.elapsed = elapsed;
         finished.budget = Some(self.suite.budget);
-        if self.timed && elapsed > self.suite.budget * OVER {
+        if self.limit.is_none() && elapsed > self.suite.budget * OVER {
             let told = format!("took more than {OVER} times its budget");
             let before = finished.problem.take();
             let all: Vec<String> = std::iter::once(told).chain(before).collect();
@@ -96,6 +109,13 @@ impl Job {
         ];
         if matches!(self.suite.ignored, Ignored::Run) {
             argv.push("--include-ignored".to_owned());
+        }
+        if self.aloud == Aloud::Campaign {
+            argv.push("--nocapture".to_owned());
+        }
+        if !self.env.is_empty() {
+            let env = std::iter::once("env".to_owned()).chain(self.env.iter().cloned());
+            argv.splice(0..0, env);
         }
         let (good, output) = self.run_argv(&argv, &self.dir, room)?;
         let Some(tally) = output.tally else {
@@ -163,10 +183,7 @@ impl Job {
                     .line(line)
             }
         };
-        let limit = match self.timed {
-            true => self.suite.budget * OVER,
-            false => LEAST_LIMIT.max(self.suite.budget * OVER),
-        };
+        let limit = self.limit.unwrap_or(self.suite.budget * OVER);
         let good = match self.suite.place {
             Place::Guest(needs) => {
                 let visit = Visit {
@@ -177,7 +194,7 @@ impl Job {
                 };
                 Room::run(room, needs, &visit, on_line)?
             }
-            Place::Docs => process::stream(docs()?, on_line)?,
+            Place::Docs => process::stream(docs(limit)?, on_line)?,
             place => {
                 let mut command = on_machine(place, limit, argv);
                 command.current_dir(dir);
@@ -214,10 +231,16 @@ fn on_machine(place: Place, limit: Duration, argv: &[String]) -> Command {
     command
 }
 
-fn docs() -> Result<Command> {
-    let mut cargo = process::cargo(["test", "--workspace", "--doc", "--features"]);
-    cargo.arg(build::features()?.join(","));
-    Ok(cargo)
+fn docs(limit: Duration) -> Result<Command> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let features = build::features()?.join(",");
+    let args = ["test", "--workspace", "--doc", "--features", &features];
+    let argv: Vec<String> = [&[cargo.as_str()], &args[..]]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    Ok(on_machine(Place::Docs, limit, &argv))
 }
 
 /// Tests that did not run and should have, and the other way round.
@@ -250,12 +273,12 @@ fn misdeclared(suite: &Suite, output: &Output) -> Vec<String> {
 struct Log {
     file: File,
     name: &'static str,
-    aloud: bool,
+    aloud: Aloud,
     output: Output,
 }
 
 impl Log {
-    fn create(path: &Path, name: &'static str, aloud: bool) -> Result<Self> {
+    fn create(path: &Path, name: &'static str, aloud: Aloud) -> Result<Self> {
         let dir = path.parent().context("a log needs a directory")?;
         std::fs::create_dir_all(dir).context("failed to create the log directory")?;
         let file =
@@ -272,7 +295,12 @@ impl Log {
         // A full disk costs the log, not the test.
         let _ = writeln!(self.file, "{line}");
         self.output.line(line, Instant::now());
-        if self.aloud {
+        let said = match self.aloud {
+            Aloud::Nothing => false,
+            Aloud::Everything => true,
+            Aloud::Campaign => CAMPAIGN.iter().any(|begin| line.starts_with(begin)),
+        };
+        if said {
             println!("{}: {line}", self.name);
         }
     }
