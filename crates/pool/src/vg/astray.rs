@@ -45,7 +45,14 @@ impl Vg {
     fn astray<'a>(&self, report: &'a Report, own: impl Fn(&Lv) -> bool) -> Vec<Astray<'a>> {
         let all = report.lvs.iter().chain(&report.hidden);
         let is_hidden = |lv: &Lv| report.hidden.iter().any(|hidden| std::ptr::eq(hidden, lv));
-        all.filter(|lv| own(lv) && tags::any_record(&lv.tags))
+        // LVM gives the tags of a raid1 to the metadata of its legs, and hides those in it.
+        let is_leg = |lv: &Lv| {
+            report.lvs.iter().any(|whole| {
+                let rest = lv.name.strip_prefix(&whole.name);
+                rest.is_some_and(|rest| rest.starts_with("_rmeta_"))
+            })
+        };
+        all.filter(|lv| own(lv) && tags::any_record(&lv.tags) && !is_leg(lv))
             .filter_map(|lv| {
                 let (why, mend) = match is_hidden(lv) {
                     true if is_part_of_its_own(report, lv) => return None,
