@@ -25,7 +25,7 @@ pub struct Root {
 /// What the kernel says of a directory on the way.
 pub fn root_of(path: &Path) -> io::Result<Root> {
     let there = path.ancestors().find(|p| p.exists());
-    let mut point = there.unwrap_or(Path::new("/")).canonicalize()?;
+    let mut point = there.unwrap_or_else(|| Path::new("/")).canonicalize()?;
     let mut here = look(&point)?;
     while let Some(above) = point.parent() {
         let next = look(above)?;
