@@ -131,6 +131,11 @@ impl Ledger {
         }
     }
 
+    /// Something that shared blocks is gone: the next survey may find less owed.
+    pub(super) fn parted(&self) {
+        self.lock().stale = true;
+    }
+
     /// The thick volumes and their sizes.
     pub(super) fn thick(&self) -> Vec<(Id, Bytes)> {
         let book = self.lock();
