@@ -184,7 +184,10 @@ impl Attachments {
     pub(crate) fn open(dir: PathBuf, boot: String) -> Result<Self> {
         durable::create_dir(&dir).or_internal(|| format!("failed to make {}", dir.display()))?;
         durable::sweep(&dir).or_internal(|| format!("failed to clean {}", dir.display()))?;
-        let staging = dir.parent().unwrap_or(Path::new("/")).join(OWN_STAGING);
+        let staging = dir
+            .parent()
+            .unwrap_or_else(|| Path::new("/"))
+            .join(OWN_STAGING);
         let own = |id: &str| staging.join(id);
         let mut known = BTreeMap::new();
         let failed = || format!("failed to read {}", dir.display());

@@ -60,7 +60,7 @@ impl Inner {
             self.attachments
                 .update(&id, |a| {
                     a.ephemeral = true;
-                    a.ground = Ground::of(&target).or(a.ground.take());
+                    a.ground = Ground::of(&target).or_else(|| a.ground.take());
                     a.targets.entry(target).or_insert(publication);
                 })
                 .await?;

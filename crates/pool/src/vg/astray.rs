@@ -134,7 +134,7 @@ impl Vg {
 
     fn is_own(&self, lv: &Lv) -> bool {
         lv.pool == self.thin_pool
-            || self.thin_pool.is_none() && lv.pool.as_ref().is_some_and(is_made_of_ours)
+            || self.thin_pool.is_none() && lv.pool.as_deref().is_some_and(is_made_of_ours)
     }
 
     /// What is astray among the LVs of this pool, as its scan tells it.
@@ -207,7 +207,7 @@ fn is_part_of_its_own(report: &Report, part: &Lv) -> bool {
 }
 
 /// Whether a thin pool was made of an LV of ours (lvconvert --type thin): LVM names it after that.
-fn is_made_of_ours(pool: &String) -> bool {
+fn is_made_of_ours(pool: &str) -> bool {
     pool.starts_with(names::PREFIX)
 }
 
