@@ -30,6 +30,7 @@ mod room;
 mod scan;
 mod setup;
 mod snapshot;
+mod stray;
 mod tend;
 mod volume;
 

@@ -268,6 +268,37 @@ async fn a_frozen_file_system_is_cut_whole_or_refused_and_stays_frozen() {
 }
 
 #[tokio::test]
+async fn a_thin_device_that_lvm_does_not_know_is_in_nobodys_way() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, Bytes::mib(200)).await;
+    // What a power cut leaves between the commits of the kernel and of LVM, under the number that
+    // LVM gives next.
+    let stray = async |number: u32| {
+        let tell = format!("dmsetup message st--test-tp--0-tpool 0 'create_thin {number}'");
+        bench.sh(&tell).await;
+    };
+    let (v, w) = (volume("v"), volume("w"));
+    pool.create(&v, Bytes::mib(16)).await.unwrap();
+    fill(&device(&pool, &v).await, 0, 1, 7);
+    stray(2).await;
+    pool.create(&w, Bytes::mib(16)).await.unwrap();
+    stray(3).await;
+    pool.snapshot(&v, &snapshot("s", &v)).await.unwrap();
+    stray(4).await;
+    pool.clone_volume(&v, &clone("c", &v), Bytes::mib(16))
+        .await
+        .unwrap();
+    stray(5).await;
+    pool.suspend(std::slice::from_ref(&v)).await.unwrap();
+    let held = pool.snapshot(&v, &snapshot("h", &v)).await;
+    pool.resume(std::slice::from_ref(&v)).await.unwrap();
+    held.unwrap();
+    assert_eq!(count(&device(&pool, &clone("c", &v)).await, 7), 1 << 20);
+    assert_eq!(found(&pool).await.len(), 5);
+    guest::sweep(&pool).await;
+}
+
+#[tokio::test]
 async fn promises_and_fill_have_limits() {
     let bench = Bench::new().await;
     let pool = pool(&bench, Bytes::mib(100)).await;

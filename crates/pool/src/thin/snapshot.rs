@@ -38,7 +38,7 @@ impl ThinPool {
             .iter()
             .fold(cmd, |cmd, tag| cmd.args(["--addtag", tag]));
         hit("thin.snapshot.begin");
-        let made = self.vg.change(cmd).await;
+        let made = self.lvcreate(cmd).await;
         hit("thin.snapshot.made");
         let Err(error) = made else {
             self.vg.note_tags(&name, new_tags);
@@ -91,7 +91,7 @@ impl ThinPool {
     }
 
     /// Tell the thin-pool target something (Documentation/device-mapper/thin-provisioning.rst).
-    async fn message(&self, text: &str) -> Result<()> {
+    pub(super) async fn message(&self, text: &str) -> Result<()> {
         let pool = names::dm_layer(self.vg.name(), &self.options.thin_pool, "tpool");
         let told = self
             .vg

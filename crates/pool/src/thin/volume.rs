@@ -95,7 +95,7 @@ impl ThinPool {
         let cmd = new_tags
             .iter()
             .fold(cmd, |cmd, tag| cmd.args(["--addtag", tag]));
-        let made = self.vg.change(cmd).await;
+        let made = self.lvcreate(cmd).await;
         made.map_err(|e| {
             self.vg
                 .explain(e, &format!("create LV {}", self.vg.path(name)))
