@@ -195,8 +195,8 @@ impl Pool for ThinPool {
     }
 
     fn creation_needs_journal(&self) -> bool {
-        // A thin volume has no block until it is written to; blank is all it can be.
-        false
+        // LVM may give it a thin device that holds somebody's bytes, which is seen afterwards.
+        true
     }
 
     async fn status(&self) -> Result<PoolStatus> {

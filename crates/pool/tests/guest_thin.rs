@@ -3,6 +3,7 @@
 
 mod guest;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use guest::{
@@ -281,7 +282,17 @@ async fn a_thin_device_that_lvm_does_not_know_is_in_nobodys_way() {
     pool.create(&v, Bytes::mib(16)).await.unwrap();
     fill(&device(&pool, &v).await, 0, 1, 7);
     stray(2).await;
+    // Somebody's bytes are in it.
+    let map = "0 8192 thin /dev/mapper/st--test-tp--0-tpool 2";
+    bench
+        .sh(&format!(
+            "dmsetup create stray --noudevsync --table '{map}'; dmsetup mknodes stray"
+        ))
+        .await;
+    fill(Path::new("/dev/mapper/stray"), 0, 2, 9);
+    bench.sh("dmsetup remove --noudevsync stray").await;
     pool.create(&w, Bytes::mib(16)).await.unwrap();
+    assert_eq!(count(&device(&pool, &w).await, 9), 0);
     stray(3).await;
     pool.snapshot(&v, &snapshot("s", &v)).await.unwrap();
     stray(4).await;

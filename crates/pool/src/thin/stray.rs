@@ -1,6 +1,7 @@
 //! Thin devices that the kernel's metadata hold and LVM's do not: a power cut between the two
-//! commits of one lvcreate or lvremove leaves them. LVM gives their number to the next volume, the
-//! kernel refuses it, and no volume could be made any more.
+//! commits of one lvcreate or lvremove leaves them. LVM gives their number to the next volume. For a
+//! snapshot the kernel refuses it, and none could be made any more; an empty volume gets what the
+//! device holds (`ThinPool::make_new` looks for that).
 
 use stowage_host::{Cmd, CmdError};
 

@@ -22,7 +22,7 @@ impl ThinPool {
         let cmd = lvm("lvcreate").args(["-y", "-q", "-n", &name]);
         let cmd = cmd.args(["-V", &format!("{}b", size.0), "-T", &self.location()]);
         hit("thin.create.begin");
-        let made = self.make_lv(cmd, &name, new_tags).await;
+        let made = self.make_new(cmd, record, new_tags).await;
         hit("thin.create.made");
         let Err(error) = made else {
             self.promise(size);
@@ -87,6 +87,31 @@ impl ThinPool {
                 Ok(None)
             }
             sort => Err(in_the_way(&self.vg.path(name), &sort)),
+        }
+    }
+
+    /// Run an lvcreate with these tags on top, and see that the volume is a new one.
+    async fn make_new(&self, cmd: Cmd, record: &Record, new_tags: Vec<String>) -> Result<()> {
+        let name = names::of(&record.id);
+        self.make_lv(cmd.clone(), &name, new_tags.clone()).await?;
+        let Written::Something(what) = self.blocks_of(record).await? else {
+            return Ok(());
+        };
+        // LVM takes a thin device that is there already for one that it made before an interruption:
+        // somebody's bytes, see `stray`. It goes with the LV.
+        tracing::warn!(pool.name = %self.options.name, volume.id = %record.id, what,
+            "LVM gave a new volume an old thin device; both are removed");
+        self.vg.lvremove(&name).await?;
+        self.make_lv(cmd, &name, new_tags).await?;
+        match self.blocks_of(record).await? {
+            Written::Something(what) => {
+                self.vg.lvremove(&name).await?;
+                Err(Error::internal(format!(
+                    "a new volume in thin pool {} holds {what}; see lvmthin(7), \"Metadata repair\"",
+                    self.location()
+                )))
+            }
+            _ => Ok(()),
         }
     }
 
