@@ -94,8 +94,14 @@ impl ThinPool {
     async fn make_new(&self, cmd: Cmd, record: &Record, new_tags: Vec<String>) -> Result<()> {
         let name = names::of(&record.id);
         self.make_lv(cmd.clone(), &name, new_tags.clone()).await?;
-        let Written::Something(what) = self.blocks_of(record).await? else {
-            return Ok(());
+        let what = match self.blocks_of(record).await {
+            Ok(Written::Something(what)) => what,
+            Ok(_) => return Ok(()),
+            Err(e) => {
+                // Nor can it be attached then, and a mount looks again.
+                tracing::warn!(volume.id = %record.id, error = %e.chain(), "not looked at");
+                return Ok(());
+            }
         };
         // LVM takes a thin device that is there already for one that it made before an interruption:
         // somebody's bytes, see `stray`. It goes with the LV.

@@ -47,7 +47,7 @@ async fn a_disk_that_hangs_keeps_no_other_from_being_read() {
     let (good, hung) = (dir.path().join("good"), dir.path().join("hung"));
     std::fs::write(&good, WITH).unwrap();
     let fifo = rustix::fs::FileType::Fifo;
-    let mode = rustix::fs::Mode::RUSR;
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &hung, fifo, mode, 0).unwrap();
     let place = Place::Files(vec![good, hung.clone()]);
     let begun = Instant::now();
@@ -59,6 +59,7 @@ async fn a_disk_that_hangs_keeps_no_other_from_being_read() {
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     let all = place.survey(|_| false).await.unwrap();
     assert_eq!(all.silent, std::slice::from_ref(&hung));
-    // Its one reader is let go.
-    drop(std::fs::File::options().write(true).open(&hung).unwrap());
+    // Its one reader is let go. Opened both ways, since a fifo without a reader keeps writers waiting.
+    let both = std::fs::File::options().read(true).write(true).open(&hung);
+    drop(both.unwrap());
 }
