@@ -227,6 +227,7 @@ fn bare_create(storage: &Storage, kind: &str) -> String {
             );
             format!("/dev/{vg}/bare")
         }
+        Storage::Others => unreachable!("measured on storage of its own"),
     }
 }
 
@@ -237,6 +238,7 @@ fn bare_remove(storage: &Storage, device: &str) {
             std::fs::remove_file(fs.path().join("bare.img")).expect("the file");
         }
         Storage::Lvm { .. } | Storage::Thin { .. } => tool("lvremove", &["-q", "-y", device]),
+        Storage::Others => unreachable!("measured on storage of its own"),
     }
 }
 

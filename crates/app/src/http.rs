@@ -1,20 +1,33 @@
 //! `/metrics` and `/healthz` on loopback.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_node::Local;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Serve until told to stop.
+/// How long an address that is taken is left alone at first, doubled each time, and at most.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Serve until told to stop. An address that cannot be listened at keeps nothing else from being
+/// served: it is a finding, and tried again.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    address: SocketAddr,
     local: Local,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
+    let listener = tokio::select! {
+        listener = listen(address, &local) => listener,
+        () = stop.cancelled() => return Ok(()),
+    };
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
@@ -22,6 +35,34 @@ pub(crate) async fn serve(
     axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
+}
+
+async fn listen(address: SocketAddr, local: &Local) -> TcpListener {
+    let mut pause = PAUSE;
+    loop {
+        let why = match TcpListener::bind(address).await {
+            Ok(listener) => {
+                local.tell("metrics", None);
+                return listener;
+            }
+            Err(e) => e,
+        };
+        if pause == PAUSE {
+            tracing::error!(%address, error = %why, "metrics are not served yet");
+        }
+        let finding = Finding {
+            severity: Severity::Warning,
+            trouble: Trouble::Leftover,
+            subject: "metrics".to_owned(),
+            what: format!("failed to listen on {address}: {why}"),
+            mend: "end what has the port, or set `metrics` to another one or to `off`; it is \
+                   tried again within a minute"
+                .to_owned(),
+        };
+        local.tell("metrics", Some(finding));
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }
 
 async fn metrics(State(local): State<Local>) -> Response {

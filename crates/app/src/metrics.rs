@@ -37,6 +37,7 @@ struct Pools {
     free: Bytes<PoolLabels>,
     promised: Bytes<PoolLabels>,
     up: Family<PoolLabels, Gauge>,
+    age: Family<PoolLabels, Gauge>,
     volumes: Family<PoolLabels, Gauge>,
     snapshots: Family<PoolLabels, Gauge>,
     data: Percent,
@@ -62,6 +63,8 @@ impl Pools {
         let help = "Sizes promised to volumes";
         r.register_with_unit("pool_promised", help, bytes(), self.promised.clone());
         r.register("pool_up", "1 when the pool can be used", self.up.clone());
+        let help = "Age of the figures of a pool that does not answer, else 0";
+        r.register_with_unit("pool_age", help, Unit::Seconds, self.age.clone());
         r.register("pool_volumes", "Volumes in the pool", self.volumes.clone());
         r.register(
             "pool_snapshots",
@@ -103,6 +106,10 @@ pub(crate) async fn page(local: &Local) -> anyhow::Result<String> {
             .up
             .get_or_create(&labels)
             .set(i64::from(pool.problem.is_none()));
+        pools
+            .age
+            .get_or_create(&labels)
+            .set(whole(pool.age.unwrap_or_default()));
         pools
             .volumes
             .get_or_create(&labels)

@@ -224,6 +224,7 @@ fn the_daemon_tells_the_metrics_that_are_documented_and_no_others() {
     assert_eq!(told, here, "{body}");
     for sample in [
         "stowage_pool_up{pool=\"p\",kind=\"file\"} 1",
+        "stowage_pool_age_seconds{pool=\"p\",kind=\"file\"} 0",
         "stowage_pool_volumes{pool=\"p\",kind=\"file\"} 1",
         "stowage_findings{severity=\"error\"} 0",
         "stowage_jobs 0",
@@ -242,6 +243,27 @@ fn the_daemon_tells_the_metrics_that_are_documented_and_no_others() {
         ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned())
     );
     assert!(http(port, "/else").0.contains("404"));
+    rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
+}
+
+#[test]
+fn a_taken_port_is_told_and_used_when_it_is_free() {
+    let mut rig = Rig::stopped(Storage::file(FsKind::Xfs));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("an address").port();
+    configure(
+        &rig,
+        "metrics = \"off\"",
+        &format!("metrics = \"127.0.0.1:{port}\""),
+    );
+    rig.start();
+    rig.ok(&["volume", "create", "v", "--size", "64Mi"]);
+    let told = || rig.run(&["doctor"]).stdout;
+    assert!(told().contains(&format!("listen on 127.0.0.1:{port}")));
+    drop(taken);
+    wait_for("the port is used", || told().trim() == "[]");
+    assert!(http(port, "/metrics").0.contains("200"));
     rig.ok(&["volume", "delete", "v"]);
     rig.assert_clean();
 }

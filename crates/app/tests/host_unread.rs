@@ -1,13 +1,19 @@
 //! A pool that cannot be read when the daemon starts: what it holds is not taken for gone.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a process that stands for a command of ours"
+)]
+
 mod support;
 
 use std::fs::rename;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stowage_csi::proto::CreateVolumeRequest;
-use stowage_testkit::disk::FsKind;
+use stowage_testkit::disk::{FsKind, LoopFs};
 use support::calls::{Code, Csi, Mode, map, mount, refused, text, volume};
 use support::uses as on;
 use support::{Rig, Storage, get, put};
@@ -153,4 +159,190 @@ fn a_volume_that_is_there_twice_is_told_and_the_first_is_kept() {
     rig.ok(&["volume", "unmount", &rig.text("m")]);
     rig.ok(&["volume", "delete", "v"]);
     assert!(q.join("volumes").join(&id).exists(), "not ours to remove");
+}
+
+/// A daemon with the pool `p`, and `q` on a file system of its own.
+fn pools_apart(size: u64) -> (Rig, LoopFs) {
+    let rig = Rig::stopped(Storage::file(FsKind::Xfs));
+    let fs = LoopFs::new(FsKind::Xfs, size).expect("a file system");
+    let q = fs.path().join("pool");
+    let q = q.display();
+    rig.configure(&format!(
+        "[[pool]]\nname = \"q\"\nkind = \"file\"\npath = \"{q}\"\n"
+    ));
+    (rig, fs)
+}
+
+fn doctor(rig: &Rig) -> String {
+    rig.run(&["doctor"]).stdout
+}
+
+#[track_caller]
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(70);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not seen: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_pool_that_takes_no_file_at_the_start_is_served_as_far_as_it_goes() {
+    let (mut rig, fs) = pools_apart(512 << 20);
+    let at = text(fs.path());
+    rig.start();
+    rig.ok(&[
+        "volume", "create", "kept", "--pool", "q", "--size", "64Mi", "--thin",
+    ]);
+    rig.stop();
+    // It turned read-only, as after an error of its disk.
+    support::tool("mount", &["-o", "remount,ro", &at]);
+    rig.start();
+    rig.ok(&["volume", "create", "v", "--pool", "p", "--size", "64Mi"]);
+    assert_eq!(rig.ok(&["volume", "show", "kept"])["pool"], json!("q"));
+    wait_for("what is wrong", || {
+        let told = doctor(&rig);
+        told.contains("Read-only") && told.contains(&at)
+    });
+    support::tool("mount", &["-o", "remount,rw", &at]);
+    wait_for("the pool is well", || doctor(&rig).trim() == "[]");
+    rig.stop();
+    // It is full to the last block and inode.
+    let ballast = fs.path().join("ballast");
+    std::fs::create_dir(&ballast).expect("room");
+    let mut size = 512_u64 << 20;
+    let mut n = 0;
+    while size > 0 {
+        n += 1;
+        let filled = std::process::Command::new("fallocate")
+            .args(["-l", &size.to_string(), &text(&ballast.join(n.to_string()))])
+            .stderr(std::process::Stdio::null())
+            .status();
+        if !filled.expect("util-linux").success() {
+            size /= 2;
+        }
+    }
+    while std::fs::write(ballast.join(format!("one-{n}")), [1]).is_ok() {
+        n += 1;
+    }
+    rig.start();
+    rig.ok(&["volume", "create", "w", "--pool", "p", "--size", "64Mi"]);
+    wait_for("what is wrong", || doctor(&rig).contains("No space left"));
+    rig.ok(&["volume", "delete", "kept"]);
+    std::fs::remove_dir_all(&ballast).expect("ours");
+    wait_for("the pool is well", || doctor(&rig).trim() == "[]");
+    rig.ok(&["volume", "create", "x", "--pool", "q", "--size", "64Mi"]);
+    for name in ["v", "w", "x"] {
+        rig.ok(&["volume", "delete", name]);
+    }
+    rig.assert_clean();
+}
+
+#[test]
+fn damaged_state_keeps_nothing_from_being_served() {
+    let (mut rig, _) = two_pools();
+    rig.start();
+    rig.ok(&["volume", "create", "v", "--pool", "p", "--size", "64Mi"]);
+    let id = rig.ok(&["volume", "show", "v"])["id"].clone();
+    let id = id.as_str().expect("an id").to_owned();
+    rig.stop();
+    let damaged = [
+        "pools/x.json".to_owned(),
+        format!("journal/{id}.json"),
+        format!("attachments/{id}.json"),
+    ];
+    let paths = damaged.map(|name| rig.path("state").join(name));
+    for path in &paths {
+        std::fs::write(path, "{\"name\": 7").expect("writable");
+    }
+    rig.start();
+    let told = doctor(&rig);
+    for path in &paths {
+        assert!(told.contains(&text(path)), "{path:?}: {told}");
+    }
+    rig.ok(&["volume", "mount", "v", &rig.text("m")]);
+    rig.ok(&["volume", "unmount", &rig.text("m")]);
+    for path in &paths {
+        let _ = std::fs::remove_file(path);
+    }
+    wait_for("all is well", || doctor(&rig).trim() == "[]");
+    rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
+}
+
+#[test]
+fn a_pool_has_one_daemon_and_the_next_takes_it_over() {
+    let (mut rig, pool) = two_pools();
+    rig.start();
+    rig.ok(&["volume", "create", "v", "--pool", "p", "--size", "64Mi"]);
+    // What a creation that is under way has there.
+    let making = pool.join("making/v-0123456789abcdef0123456789abcdef");
+    std::fs::create_dir(&making).expect("a fresh directory");
+    let mut other = rig.beside();
+    other.start();
+    let told = doctor(&other);
+    let pid = format!("pid {}", rig.pid());
+    assert!(
+        told.contains(&pid) && told.contains("another daemon"),
+        "{told}"
+    );
+    assert_eq!(other.ok(&["volume", "list"]), json!([]));
+    other
+        .run(&["volume", "create", "w", "--pool", "p", "--size", "64Mi"])
+        .fails_with(&[&pid]);
+    assert!(making.is_dir(), "another daemon's work was thrown away");
+    rig.ok(&["volume", "delete", "v"]);
+    rig.stop();
+    wait_for("it is taken over", || doctor(&other).trim() == "[]");
+    other.ok(&["volume", "create", "w", "--pool", "p", "--size", "64Mi"]);
+    other.ok(&["volume", "delete", "w"]);
+    other.assert_clean();
+}
+
+#[test]
+fn a_command_that_outlived_its_daemon_holds_up_its_volume_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let (mut rig, pool) = two_pools();
+    rig.start();
+    for name in ["v", "w"] {
+        rig.ok(&["volume", "create", name, "--pool", "p", "--size", "64Mi"]);
+    }
+    let id = rig.ok(&["volume", "show", "v"])["id"].clone();
+    rig.kill();
+    // In the place of mkfs or e2fsck of a large volume, which nobody waits for in a test.
+    let at = std::fs::metadata(pool.join("stowage-pool.json")).expect("a marker");
+    let lock = format!(
+        "/run/stowage/locks/use@file@{}@{}@{}",
+        at.dev(),
+        at.ino(),
+        id.as_str().expect("an id")
+    );
+    std::fs::create_dir_all("/run/stowage/locks").expect("root");
+    let mut command = std::process::Command::new("flock")
+        .args(["--no-fork", &lock, "sleep", "600"])
+        .spawn()
+        .expect("util-linux");
+    let pid = format!("pid {}", command.id());
+    wait_for("the lock", || {
+        let mut tried = std::process::Command::new("flock");
+        let tried = tried.args(["-n", &lock, "true"]).status();
+        !tried.expect("util-linux").success()
+    });
+    let begun = Instant::now();
+    assert!(rig.start_at_once(), "{}", rig.log());
+    rig.ok(&["volume", "mount", "w", &rig.text("m")]);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}: {}", rig.log());
+    assert!(doctor(&rig).contains(&pid), "{}", doctor(&rig));
+    rig.run(&["volume", "mount", "v", &rig.text("n")])
+        .fails_with(&[&pid, "still at work"]);
+    command.kill().expect("a child");
+    command.wait().expect("a child");
+    rig.ok(&["volume", "mount", "v", &rig.text("n")]);
+    wait_for("all is well", || doctor(&rig).trim() == "[]");
+    for (name, at) in [("v", "n"), ("w", "m")] {
+        rig.ok(&["volume", "unmount", &rig.text(at)]);
+        rig.ok(&["volume", "delete", name]);
+    }
+    rig.assert_clean();
 }

@@ -15,6 +15,8 @@ mod system;
 
 pub use system::System;
 
+use crate::holders::{Holder, list};
+
 /// Long enough for a metadata change of LVM on a busy disk, short enough that a hung device is
 /// noticed before kubelet's own two minutes are over.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -29,6 +31,7 @@ pub struct Cmd {
     pub(crate) timeout: Duration,
     pub(crate) spared: bool,
     pub(crate) undisturbed: bool,
+    pub(crate) lock: Option<(String, Duration)>,
 }
 
 impl Cmd {
@@ -42,6 +45,7 @@ impl Cmd {
             timeout: DEFAULT_TIMEOUT,
             spared: false,
             undisturbed: false,
+            lock: None,
         }
     }
 
@@ -96,6 +100,15 @@ impl Cmd {
     #[must_use]
     pub fn undisturbed(mut self) -> Self {
         self.undisturbed = true;
+        self
+    }
+
+    /// Runs the command only while it has the lock of this name, waited for at most that long, and
+    /// keeps it held while the command lives, whatever becomes of this process. A command with
+    /// bytes on stdin cannot be given one.
+    #[must_use]
+    pub fn locked(mut self, name: impl Into<String>, wait: Duration) -> Self {
+        self.lock = Some((name.into(), wait));
         self
     }
 
@@ -164,6 +177,10 @@ pub enum CmdError {
     /// It was not run, because what it needs is not there.
     #[error("did not run {}: {why}", argv.join(" "))]
     Refused { argv: Vec<String>, why: String },
+    /// What it needs for itself is held by others: commands of a daemon that was killed, or of this
+    /// one that could not be ended, or another daemon.
+    #[error("failed to run {}: {} is still at work there", argv.join(" "), list(by))]
+    Busy { argv: Vec<String>, by: Vec<Holder> },
     /// It could not be started, fed or read.
     #[error("failed to run {}", argv.join(" "))]
     Io {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
@@ -46,6 +47,53 @@ pub(crate) fn processes() -> impl Iterator<Item = Holder> {
                 .to_owned();
             Some(Holder { pid, comm })
         })
+}
+
+/// The other processes that have `file` open, those that are dying included.
+///
+/// /proc/locks would name the process that called flock(2), which may be dead.
+pub(crate) fn openers(file: &fs::File) -> Vec<Holder> {
+    let Ok(ours) = file.metadata() else {
+        return Vec::new();
+    };
+    let open_in = |fds: PathBuf| {
+        let fds = fs::read_dir(fds).into_iter().flatten().flatten();
+        fds.filter_map(|fd| fs::metadata(fd.path()).ok())
+            .any(|it| it.dev() == ours.dev() && it.ino() == ours.ino())
+    };
+    processes()
+        .filter(|holder| holder.pid != std::process::id())
+        .filter(|holder| {
+            let base = Path::new("/proc").join(holder.pid.to_string());
+            // Of a process whose first thread has ended, only the others still show what is open.
+            open_in(base.join("fd")) || threads(holder).any(|thread| open_in(thread.join("fd")))
+        })
+        .collect()
+}
+
+fn threads(holder: &Holder) -> impl Iterator<Item = PathBuf> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", holder.pid));
+    let tasks = tasks.into_iter().flatten().flatten();
+    tasks.map(|task| task.path())
+}
+
+/// Whether a process was killed and has not ended, as when a thread of it hangs in the kernel: it
+/// runs no instruction of its own any more.
+pub(crate) fn is_dying(holder: &Holder) -> bool {
+    const SIGKILL: u64 = 1 << (9 - 1);
+    let is_dying = |thread: PathBuf| {
+        // One that cannot be read has ended.
+        let status = fs::read_to_string(thread.join("status")).unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let pending = |name| {
+            let mask = field(name).map(str::trim);
+            mask.and_then(|mask| u64::from_str_radix(mask, 16).ok())
+                .is_some_and(|mask| mask & SIGKILL != 0)
+        };
+        let state = field("State:").map_or("X", str::trim);
+        state.starts_with(['Z', 'X']) || pending("SigPnd:") || pending("ShdPnd:")
+    };
+    threads(holder).all(is_dying)
 }
 
 /// The processes whose directories, open files or mapped files lie on the mount with this id (of

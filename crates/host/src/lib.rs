@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!  run       command (Cmd, Runner, System) · command/fake (Script) · blocking · progress
-//!  keep      durable (atomic files) · lock (one daemon, and its orphans) · failpoint
+//!  keep      durable (atomic files) · lock (one daemon, one a pool, and their orphans) · failpoint
 //!  mount     path (Target) · mountinfo (the table) · options · mount · holders (who is busy)
 //!  devices   devno · device (sysfs, in use) · dm (device mapper's own word) · wipe (zero, discard, sync)
 //!            loopdev
@@ -62,5 +62,6 @@ pub use command::{Cmd, CmdError, Output, Runner, System};
 pub use devno::Devno;
 pub use error::FsError;
 pub use holders::Holder;
+pub use lock::{Lock, LockError, Locks};
 pub use path::Target;
 pub use progress::Progress;

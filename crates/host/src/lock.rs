@@ -1,19 +1,25 @@
-//! One daemon at a time, and none while a command of a dead one still runs.
+//! Who may work: one daemon for a state directory, one for a pool, and commands that outlived the
+//! daemon that ran them.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::io::Errno;
 
-use crate::holders::{Holder, list, processes};
+use crate::blocking;
+use crate::holders::{Holder, is_dying, list, openers};
 
 /// How often a held lock is tried again.
-const RETRY: Duration = Duration::from_millis(50);
+const RETRY: Duration = Duration::from_millis(20);
+
+/// How often a daemon's lock is: each time the holders are looked for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Why the lock was not had.
 #[derive(Debug, thiserror::Error)]
@@ -29,156 +35,246 @@ pub enum LockError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// An exclusive flock(2) on a file, held until dropped *and* every command that inherited the open
-/// file has ended.
-///
-/// An flock belongs to the open file, not to the process (flock(2)), and this file is not
-/// close-on-exec. When the daemon dies by SIGKILL while, say, an `lvcreate` runs, that child keeps
-/// the lock, so the next daemon waits for it rather than racing it. See
-/// [`System::holding`](crate::System::holding) for the commands that close what they inherit.
-#[derive(Debug)]
-pub struct DaemonLock {
-    file: File,
+impl LockError {
+    fn io(path: &Path, source: impl Into<io::Error>) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
 }
 
-impl DaemonLock {
-    /// Takes the lock on `path` (made with mode 0600 if missing), waiting at most `wait` for its
-    /// holders. Blocks the thread. The file then contains our pid, for people.
+/// An exclusive flock(2) on a file, held until this is dropped *and* every command that was given
+/// it has ended.
+///
+/// An flock belongs to the open file, not to the process (flock(2)). This one is close-on-exec, so
+/// that no command has it by accident: a command that outlives its daemon must hold up nothing but
+/// what it works on. One that is given it gets it as its stdin, since LVM closes inherited
+/// descriptors above 2 (lvmcmdline.c, `_close_stray_fds`).
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+enum Attempt {
+    Had(Lock),
+    Busy(File),
+}
+
+impl Lock {
+    /// Takes the lock of a daemon on its state directory `dir`, waiting at most `wait` for its
+    /// holders. The file `lock` in it then contains our pid, for people. Where it can neither be
+    /// made nor opened to write, as on a file system that turned read-only, what is there is locked.
+    ///
+    /// A holder that was killed and cannot end, since a thread of it hangs in the kernel on some
+    /// disk, is passed over: it will not run again.
     ///
     /// # Errors
     /// [`LockError::Held`] names the processes that have it.
-    pub fn acquire(path: &Path, wait: Duration) -> Result<Self, LockError> {
-        let failed = |source: io::Error| LockError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(failed)?;
-        let deadline = Instant::now() + wait;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => {
-                    let by = openers(&file);
-                    return Err(LockError::Held {
-                        path: path.to_owned(),
-                        by,
-                    });
-                }
-                Err(Errno::WOULDBLOCK) => std::thread::sleep(RETRY),
-                Err(error) => return Err(failed(error.into())),
+    pub async fn of_directory(dir: &Path, wait: Duration) -> Result<Self, LockError> {
+        let path = dir.join("lock");
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut lock = loop {
+            let file = match attempt(&path, || open_some(&path, dir))? {
+                Attempt::Had(lock) => break lock,
+                Attempt::Busy(file) => file,
+            };
+            let by = blocking(move || openers(&file)).await;
+            if !by.is_empty() && by.iter().all(is_dying) {
+                tracing::warn!(holders = list(&by), "a daemon that was killed cannot end");
+                let (dir, path) = (dir.to_owned(), path.clone());
+                blocking(move || pass_over(&dir, &path)).await?;
+                continue;
             }
-        }
-        // Only the holder may be inherited: a waiting daemon's children must not block others.
-        fcntl_setfd(&file, FdFlags::empty()).map_err(|error| failed(error.into()))?;
-        file.set_len(0).map_err(failed)?;
-        // Written, not pwritten: the offset must stand at the end, see System::holding.
-        file.write_all(format!("{}\n", std::process::id()).as_bytes())
-            .map_err(failed)?;
-        Ok(Self { file })
+            if tokio::time::Instant::now() >= deadline {
+                return Err(LockError::Held { path, by });
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        // Nobody but people reads it.
+        let _ = lock.note_pid();
+        Ok(lock)
     }
 
-    /// Another descriptor of the same open file (this one close-on-exec).
-    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+    /// Takes the lock on a file that is open, at once.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] names the processes that have it.
+    pub fn on(file: File, path: &Path) -> Result<Self, LockError> {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self {
+                file,
+                path: path.to_owned(),
+            }),
+            Err(Errno::WOULDBLOCK) => Err(LockError::Held {
+                path: path.to_owned(),
+                by: openers(&file),
+            }),
+            Err(error) => Err(LockError::io(path, error)),
+        }
+    }
+
+    /// Whether it is this very file that is at its path.
+    pub fn is_in_place(&self) -> bool {
+        is_at(&self.file, &self.path)
+    }
+
+    /// What the kernel knows of the file.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn metadata(&self) -> io::Result<std::fs::Metadata> {
+        self.file.metadata()
+    }
+
+    /// What a command that is to hold it gets as its stdin, which is empty.
+    pub(crate) fn stdin(&self) -> io::Result<Stdio> {
         Ok(self.file.try_clone()?.into())
+    }
+
+    /// Free it for good: no command has it any more.
+    pub(crate) fn discard(self) {
+        // While it is held: whoever waits for it looks whether it is still at its path.
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    fn note_pid(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file
+            .write_all(format!("{}\n", std::process::id()).as_bytes())
     }
 }
 
-/// The other processes that have `file` open.
-///
-/// /proc/locks would name the process that called flock(2), which may be dead.
-fn openers(file: &File) -> Vec<Holder> {
-    let Ok(ours) = file.metadata() else {
-        return Vec::new();
+fn attempt(path: &Path, open: impl Fn() -> io::Result<File>) -> Result<Attempt, LockError> {
+    loop {
+        let file = open().map_err(|e| LockError::io(path, e))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // Its last holder may have removed it meanwhile.
+            Ok(()) if !is_at(&file, path) && path.exists() => {}
+            Ok(()) => {
+                return Ok(Attempt::Had(Lock {
+                    file,
+                    path: path.to_owned(),
+                }));
+            }
+            Err(Errno::WOULDBLOCK) => return Ok(Attempt::Busy(file)),
+            Err(error) => return Err(LockError::io(path, error)),
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let there = std::fs::metadata(path);
+    let ours = file.metadata();
+    ours.ok()
+        .zip(there.ok())
+        .is_some_and(|(a, b)| a.dev() == b.dev() && a.ino() == b.ino())
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+/// The file, or what of it can be locked where nothing can be written.
+fn open_some(path: &Path, dir: &Path) -> io::Result<File> {
+    open(path)
+        .or_else(|e| File::open(path).map_err(|_| e))
+        .or_else(|e| File::open(dir).map_err(|_| e))
+}
+
+/// Take away a lock file whose holders are all dying. Two daemons may come to that at once, so it is
+/// looked at again while the directory is locked.
+fn pass_over(dir: &Path, path: &Path) -> Result<(), LockError> {
+    let failed = |e: io::Error| LockError::io(path, e);
+    let held = File::open(dir).map_err(failed)?;
+    flock(&held, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+    let Ok(file) = File::open(path) else {
+        return Ok(());
     };
-    processes()
-        .filter(|holder| holder.pid != std::process::id())
-        .filter(|holder| {
-            let fds = std::fs::read_dir(format!("/proc/{}/fd", holder.pid));
-            fds.into_iter().flatten().flatten().any(|fd| {
-                std::fs::metadata(fd.path())
-                    .is_ok_and(|it| it.dev() == ours.dev() && it.ino() == ours.ino())
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        return Ok(());
+    }
+    if openers(&file).iter().all(is_dying) {
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The directory of the locks that are known by name, on a file system that does not outlive the
+/// machine's boot.
+#[derive(Debug, Clone)]
+pub struct Locks(Arc<PathBuf>);
+
+impl Locks {
+    /// Locks in this directory, which is made when the first is taken.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self(Arc::new(dir.into()))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name.replace('/', "_"))
+    }
+
+    fn attempt(&self, name: &str) -> Result<Attempt, LockError> {
+        let path = self.path(name);
+        attempt(&path, || {
+            open(&path).or_else(|_| {
+                std::fs::create_dir_all(&*self.0)?;
+                open(&path)
             })
         })
-        .collect()
+    }
+
+    /// Takes the lock of this name, waiting at most `wait` for its holders.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] names the processes that have it.
+    pub async fn take(&self, name: &str, wait: Duration) -> Result<Lock, LockError> {
+        let deadline = tokio::time::Instant::now() + wait;
+        loop {
+            match self.attempt(name)? {
+                Attempt::Had(lock) => return Ok(lock),
+                Attempt::Busy(file) if tokio::time::Instant::now() >= deadline => {
+                    let by = blocking(move || openers(&file)).await;
+                    let path = self.path(name);
+                    return Err(LockError::Held { path, by });
+                }
+                Attempt::Busy(_) => tokio::time::sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// Who has the lock of this name; none when it is free, which it is when nobody ever took it.
+    pub fn holders(&self, name: &str) -> Option<Vec<Holder>> {
+        if !self.path(name).exists() {
+            return None;
+        }
+        match self.attempt(name).ok()? {
+            Attempt::Had(lock) => {
+                lock.discard();
+                None
+            }
+            Attempt::Busy(file) => Some(openers(&file)),
+        }
+    }
+
+    /// The names that begin so and are held. Those that are free are cleared away.
+    pub fn held(&self, prefix: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(&*self.0).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names
+            .filter(|name| name.starts_with(prefix) && self.holders(name).is_some())
+            .collect()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::process::{Command, Stdio};
-
-    #[test]
-    fn a_second_open_is_refused_and_a_drop_frees() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let first = DaemonLock::acquire(&path, Duration::ZERO).unwrap();
-        let refused = DaemonLock::acquire(&path, Duration::ZERO);
-        assert!(
-            matches!(refused, Err(LockError::Held { .. })),
-            "{refused:?}"
-        );
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap().trim(),
-            std::process::id().to_string()
-        );
-        drop(first);
-        wait_for(&path);
-    }
-
-    /// Other tests of this process spawn children at any time, which inherit the lock for as long
-    /// as they live: freeing it is not instant here.
-    fn wait_for(path: &Path) {
-        DaemonLock::acquire(path, Duration::from_secs(20)).unwrap();
-    }
-
-    #[test]
-    fn a_child_of_a_dead_daemon_keeps_the_lock_and_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let lock = DaemonLock::acquire(&path, Duration::ZERO).unwrap();
-        let mut child = Command::new("sleep")
-            .arg("60")
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        // What kill -9 does to the daemon's own descriptor.
-        drop(lock);
-        let refused = DaemonLock::acquire(&path, Duration::from_millis(200)).unwrap_err();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let LockError::Held { by, .. } = &refused else {
-            panic!("{refused}")
-        };
-        let named = Holder {
-            pid: child.id(),
-            comm: "sleep".into(),
-        };
-        assert!(by.contains(&named), "{refused}");
-        assert!(
-            refused
-                .to_string()
-                .contains(&format!("pid {} (sleep)", child.id()))
-        );
-        wait_for(&path);
-    }
-
-    #[test]
-    fn waits_for_the_holder_to_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let lock = DaemonLock::acquire(&path, Duration::ZERO).unwrap();
-        let mut child = Command::new("sleep").arg("0.5").spawn().unwrap();
-        drop(lock);
-        let begun = Instant::now();
-        wait_for(&path);
-        assert!(begun.elapsed() > Duration::from_millis(300));
-        child.wait().unwrap();
-    }
-}
+mod tests;

@@ -103,6 +103,9 @@ pub struct PoolStatus {
     pub snapshots: usize,
     /// Why it cannot be used, when it cannot.
     pub problem: Option<String>,
+    /// How many seconds old the figures are, where the pool did not answer when it was asked.
+    #[serde(default)]
+    pub age: Option<u64>,
 }
 
 /// How bad a finding is.

@@ -174,51 +174,39 @@ struct Notes {
     dir: PathBuf,
     boot: String,
     known: Mutex<BTreeMap<Id, Attachment>>,
+    unread: Mutex<BTreeMap<PathBuf, String>>,
 }
 
 impl Attachments {
-    /// Load what is known; `boot` tells this boot of the machine from others.
+    /// The notes in this directory; `boot` tells this boot of the machine from others.
+    /// [`Attachments::load`] reads them.
+    pub(crate) fn new(dir: PathBuf, boot: String) -> Self {
+        Self(Arc::new(Notes {
+            dir,
+            boot,
+            known: Mutex::default(),
+            unread: Mutex::default(),
+        }))
+    }
+
+    /// Read what is noted and not known yet, making the directory; for the start, and again while
+    /// something could not be read. What is known then is newer than what is written.
     ///
     /// # Errors
     /// Internal when the directory cannot be made or read.
-    pub(crate) fn open(dir: PathBuf, boot: String) -> Result<Self> {
-        durable::create_dir(&dir).or_internal(|| format!("failed to make {}", dir.display()))?;
-        durable::sweep(&dir).or_internal(|| format!("failed to clean {}", dir.display()))?;
-        let staging = dir
-            .parent()
-            .unwrap_or_else(|| Path::new("/"))
-            .join(OWN_STAGING);
-        let own = |id: &str| staging.join(id);
-        let mut known = BTreeMap::new();
-        let failed = || format!("failed to read {}", dir.display());
-        for entry in std::fs::read_dir(&dir).or_internal(failed)? {
-            let path = entry.or_internal(failed)?.path();
-            let id = path
-                .file_stem()
-                .and_then(|s| s.to_str())
-                .and_then(|s| s.parse::<Id>().ok());
-            let read = std::fs::read(&path)
-                .ok()
-                .and_then(|text| serde_json::from_slice::<File>(&text).ok());
-            let Some((id, mut file)) = id.zip(read) else {
-                tracing::warn!(path = %path.display(), "unreadable attachment record, ignored");
-                continue;
-            };
-            if file.boot != boot {
-                file.attachment.reboot(&own(id.as_str()));
-            }
-            if file.attachment.says_nothing() {
-                durable::remove_file(&path)
-                    .or_internal(|| format!("failed to clean {}", dir.display()))?;
-                continue;
-            }
-            known.insert(id, file.attachment);
-        }
-        Ok(Self(Arc::new(Notes {
-            dir,
-            boot,
-            known: Mutex::new(known),
-        })))
+    pub(crate) fn load(&self) -> Result<()> {
+        self.0.load()
+    }
+
+    /// The notes that cannot be read, and why.
+    pub(crate) fn unread(&self) -> Vec<(PathBuf, String)> {
+        let unread = self.0.unread().clone();
+        unread.into_iter().collect()
+    }
+
+    /// Whether there is a note about this volume that cannot be read.
+    pub(crate) fn is_unread(&self, id: &Id) -> bool {
+        self.0.unread().contains_key(&self.0.path(id))
     }
 
     /// What is known about one volume.
@@ -248,14 +236,75 @@ impl Attachments {
 }
 
 impl Notes {
+    fn load(&self) -> Result<()> {
+        let dir = &self.dir;
+        let failed = || format!("failed to read {}", dir.display());
+        durable::create_dir(dir).or_internal(|| format!("failed to make {}", dir.display()))?;
+        let mut unread = BTreeMap::new();
+        for entry in std::fs::read_dir(dir).or_internal(failed)? {
+            let path = entry.or_internal(failed)?.path();
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            match self.read(&path) {
+                Ok((id, file)) => self.enter(&path, &id, file),
+                Err(e) => {
+                    unread.insert(path, e.chain());
+                }
+            }
+        }
+        *self.unread() = unread;
+        Ok(())
+    }
+
+    fn read(&self, path: &Path) -> Result<(Id, File)> {
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let id: Id = stem.unwrap_or_default().parse()?;
+        let text = std::fs::read(path).or_internal(|| "it cannot be read".to_owned())?;
+        if text.is_empty() {
+            // What a power cut may leave of a note that was not synced; it undid the mounts, too.
+            let (boot, attachment) = (String::new(), Attachment::default());
+            return Ok((id, File { boot, attachment }));
+        }
+        let file = serde_json::from_slice(&text).or_internal(|| "it is damaged".to_owned())?;
+        Ok((id, file))
+    }
+
+    fn enter(&self, path: &Path, id: &Id, mut file: File) {
+        let mut known = self.lock();
+        if known.contains_key(id) {
+            return;
+        }
+        if file.boot != self.boot {
+            let staging = self.dir.parent().unwrap_or_else(|| Path::new("/"));
+            let own = staging.join(OWN_STAGING).join(id.as_str());
+            file.attachment.reboot(&own);
+        }
+        if !file.attachment.says_nothing() {
+            known.insert(id.clone(), file.attachment);
+        } else if let Err(e) = durable::remove_file(path) {
+            // It says nothing the next time as well.
+            tracing::warn!(path = %path.display(), error = %e, "a note that is over stays");
+        }
+    }
+
+    fn path(&self, id: &Id) -> PathBuf {
+        self.dir.join(format!("{id}.json"))
+    }
+
+    fn unread(&self) -> std::sync::MutexGuard<'_, BTreeMap<PathBuf, String>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn update(&self, id: &Id, change: impl FnOnce(&mut Attachment)) -> Result<()> {
         let mut attachment = self.lock().get(id).cloned().unwrap_or_default();
         change(&mut attachment);
-        let path = self.dir.join(format!("{id}.json"));
+        let path = self.path(id);
         let failed = || format!("failed to note where {id} is attached");
         if attachment.says_nothing() {
             durable::remove_file(&path).or_internal(failed)?;
             self.lock().remove(id);
+            self.unread().remove(&path);
             return Ok(());
         }
         let file = File {
@@ -268,6 +317,7 @@ impl Notes {
             false => durable::replace,
         };
         write(&path, &text).or_internal(failed)?;
+        self.unread().remove(&path);
         self.lock().insert(id.clone(), file.attachment);
         Ok(())
     }
@@ -304,7 +354,11 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let id = |name| Id::derive(Role::Volume, &Name::new(name).unwrap());
         let (lasting, ephemeral) = (id("a"), id("e"));
-        let open = |boot: &str| Attachments::open(tmp.path().join("a"), boot.to_owned()).unwrap();
+        let open = |boot: &str| {
+            let notes = Attachments::new(tmp.path().join("a"), boot.to_owned());
+            notes.load().unwrap();
+            notes
+        };
         let first = open("1");
         first.update(&lasting, handed_out).await.unwrap();
         let inline = |a: &mut Attachment| {

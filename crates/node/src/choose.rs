@@ -39,6 +39,19 @@ pub(crate) async fn answer<T>(pool: &Arc<dyn Pool>, look: impl Future<Output = T
 }
 
 impl Inner {
+    /// The pools that a placement and a layout allow, whatever they lie on.
+    pub(crate) fn placed(&self, placement: &Placement, layout: Layout) -> Vec<Arc<dyn Pool>> {
+        let mut placed = self.pools();
+        placed.retain(|pool| {
+            let name = placement.pool.as_ref();
+            name.is_none_or(|name| name == pool.name())
+                && placement.kind.is_none_or(|kind| kind == pool.kind())
+                && (placement.vg.is_none() || placement.vg.as_deref() == pool.vg())
+                && (layout == Layout::Linear || pool.kind() == PoolKind::Lvm)
+        });
+        placed
+    }
+
     /// The pools that a placement and a layout allow. One that could not be read is among them
     /// whatever its medium seems to be (a mount point without its file system lies on another
     /// disk): a volume made there by the same request may be in it.
@@ -47,14 +60,7 @@ impl Inner {
         placement: &Placement,
         layout: Layout,
     ) -> Vec<Arc<dyn Pool>> {
-        let mut allowed = self.pools();
-        allowed.retain(|pool| {
-            let name = placement.pool.as_ref();
-            name.is_none_or(|name| name == pool.name())
-                && placement.kind.is_none_or(|kind| kind == pool.kind())
-                && (placement.vg.is_none() || placement.vg.as_deref() == pool.vg())
-                && (layout == Layout::Linear || pool.kind() == PoolKind::Lvm)
-        });
+        let allowed = self.placed(placement, layout);
         let Some(media) = placement.media else {
             return allowed;
         };

@@ -153,6 +153,7 @@ impl Inner {
         let Some(pool) = self.pools().into_iter().find(|p| *p.name() == pool) else {
             return Ok(());
         };
+        self.unread.among(std::slice::from_ref(&pool))?;
         self.take_away(&pool, &Record::from_pairs(&pairs)?).await?;
         self.unnote(id).await
     }

@@ -2,29 +2,33 @@
 
 use std::sync::PoisonError;
 
-use stowage_host::{blocking, filesystem, kernel, mount};
+use futures::future::join_all;
+use stowage_host::{Holder, blocking, filesystem, kernel, mount};
 use stowage_model::record::Content;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Id, PoolName, Result};
 
 use crate::index::Entry;
 use crate::local::Inner;
+use crate::ops::named;
 
 impl Inner {
     pub(crate) async fn all_findings(&self) -> Result<Vec<Finding>> {
-        let mut all: Vec<Finding> = self.kernel.iter().cloned().collect();
-        for pool in self.pools() {
-            if let Some(problem) = pool.status().await?.problem {
-                all.push(pool_missing(pool.name().as_str(), &problem));
+        let mut all = self.own_troubles();
+        all.extend(self.kernel.iter().cloned());
+        let pools = self.pools();
+        let asked = pools.iter().map(|pool| self.status_of(pool));
+        for status in join_all(asked).await {
+            if let Some(problem) = status.problem {
+                let problem = match self.unread.why(&status.name) {
+                    Some(why) => format!("could not be read: {why}"),
+                    None => problem,
+                };
+                all.push(pool_missing(status.name.as_str(), &problem));
             }
         }
-        for (pool, why) in self.unread.pools() {
-            if !all.iter().any(|f| f.subject == pool.as_str()) {
-                all.push(pool_missing(
-                    pool.as_str(),
-                    &format!("could not be read: {why}"),
-                ));
-            }
+        for (id, by) in self.ops.left_behind().await {
+            all.push(left_behind(&id, &by));
         }
         for kept in [&self.found, &self.upkeep] {
             let kept = kept.read().unwrap_or_else(PoisonError::into_inner);
@@ -46,7 +50,7 @@ impl Inner {
     /// What is wrong with one volume, its pool included.
     pub(crate) async fn volume_findings(&self, entry: &Entry) -> Result<Vec<Finding>> {
         let mut findings = self.own_findings(entry).await?;
-        if let Some(problem) = entry.pool.status().await?.problem {
+        if let Some(problem) = self.status_of(&entry.pool).await.problem {
             findings.push(pool_missing(entry.pool.name().as_str(), &problem));
         }
         let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
@@ -229,6 +233,19 @@ pub(crate) fn of_kernel(lacking: &[&str], release: &str) -> Option<Finding> {
         what,
         mend,
     })
+}
+
+fn left_behind(id: &Id, by: &[Holder]) -> Finding {
+    Finding {
+        severity: Severity::Warning,
+        trouble: Trouble::Leftover,
+        subject: id.to_string(),
+        what: format!(
+            "{} outlived the daemon that started it and is still at work on it",
+            named(by)
+        ),
+        mend: "wait; the volume is served when that has ended".to_owned(),
+    }
 }
 
 fn pool_missing(name: &str, problem: &str) -> Finding {

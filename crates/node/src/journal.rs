@@ -59,14 +59,19 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Open the journal, making its directory.
+    /// The journal in this directory, which [`Journal::prepare`] makes.
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Make the directory; at the start, before anything is written.
     ///
     /// # Errors
-    /// Internal when the directory cannot be made.
-    pub(crate) fn open(dir: PathBuf) -> Result<Self> {
-        durable::create_dir(&dir).or_internal(|| format!("failed to make {}", dir.display()))?;
-        durable::sweep(&dir).or_internal(|| format!("failed to clean {}", dir.display()))?;
-        Ok(Self { dir })
+    /// Internal when it cannot be made, or what a kill left half written not removed.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        let dir = &self.dir;
+        durable::create_dir(dir).or_internal(|| format!("failed to make {}", dir.display()))?;
+        durable::sweep(dir).or_internal(|| format!("failed to clean {}", dir.display()))
     }
 
     /// Write an intention down; it is on the disk when this returns.
@@ -101,15 +106,19 @@ impl Journal {
         }
     }
 
-    /// Everything written down. Entries that cannot be read are answered as their file names.
+    /// Everything written down. Entries that cannot be read are answered as their paths.
     ///
     /// # Errors
     /// Internal when the directory cannot be read.
     pub(crate) fn load(&self) -> Result<(BTreeMap<Id, Intent>, Vec<String>)> {
         let failed = |e| FsError::new("read directory", &self.dir, e);
-        let entries = std::fs::read_dir(&self.dir)
-            .map_err(failed)
-            .or_internal(|| "failed to read the journal".to_owned())?;
+        let entries = match std::fs::read_dir(&self.dir) {
+            // It could not be made.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
+            entries => entries
+                .map_err(failed)
+                .or_internal(|| "failed to read the journal".to_owned())?,
+        };
         let mut intents = BTreeMap::new();
         let mut unreadable = Vec::new();
         for entry in entries {
@@ -143,7 +152,9 @@ mod tests {
     #[test]
     fn intentions_survive_a_restart_and_damage_is_reported() {
         let tmp = tempfile::tempdir().unwrap();
-        let journal = Journal::open(tmp.path().join("journal")).unwrap();
+        let journal = Journal::new(tmp.path().join("journal"));
+        assert!(journal.load().unwrap().0.is_empty());
+        journal.prepare().unwrap();
         let id = Id::derive(Role::Volume, &Name::new("a").unwrap());
         journal
             .write(
@@ -156,7 +167,8 @@ mod tests {
             .unwrap();
         journal.write(&id, &Intent::Format).unwrap();
         std::fs::write(tmp.path().join("journal/junk.json"), "{").unwrap();
-        let again = Journal::open(tmp.path().join("journal")).unwrap();
+        let again = Journal::new(tmp.path().join("journal"));
+        again.prepare().unwrap();
         let (intents, unreadable) = again.load().unwrap();
         assert_eq!(intents.get(&id), Some(&Intent::Format));
         assert_eq!(unreadable.len(), 1);

@@ -8,11 +8,13 @@
 //!                │                          index  (what is there; rebuilt from the pools)
 //!                ├─▶ create · fill · grow · snapshot · group · remove      ──▶ dyn Pool
 //!                └─▶ stage · target · simple · ephemeral · throttle · stats ──▶ host
-//!   start: recover (scan, journal, thaw, purge)     every few seconds: tend
+//!   start · recover (scan, journal, thaw, purge) · tidy      every few seconds: tend
+//!   ask (what is known of pools that do not answer)
 //! ```
 //!
 //! It must not know Kubernetes, CSI, HTTP or the command line.
 
+mod ask;
 mod attachments;
 mod choose;
 mod create;
@@ -37,12 +39,14 @@ mod remove;
 mod simple;
 mod snapshot;
 mod stage;
+mod start;
 mod stats;
 mod target;
 mod tend;
 #[cfg(test)]
 mod testing;
 mod throttle;
+mod tidy;
 mod unread;
 
 pub use ephemeral::EphemeralRules;

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use stowage_host::cgroup::Hierarchy;
-use stowage_host::lock::DaemonLock;
-use stowage_host::{Runner, blocking, device, mount};
+use stowage_host::{Cmd, CmdError, Lock, Locks, Output, Runner, blocking, device, mount};
 use stowage_model::error::Context;
 use stowage_model::request::{
     EphemeralRequest, GroupRequest, Layout, Placement, Provisioning, PublishRequest, SizeRange,
@@ -26,8 +26,8 @@ use stowage_pool::Pool;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::ask::Looks;
 use crate::attachments::Attachments;
-use crate::choose::rooms;
 use crate::ephemeral::{EphemeralRules, Making};
 use crate::index::{Entry, Index};
 use crate::jobs::{Job, Jobs};
@@ -35,6 +35,8 @@ use crate::journal::{Intent, Journal};
 use crate::kubelet::settled;
 use crate::ops::Ops;
 use crate::pools::PoolConfig;
+use crate::recover::use_lock;
+use crate::start::State;
 use crate::tend::Chore;
 use crate::throttle::Watch;
 use crate::unread::Unread;
@@ -52,6 +54,9 @@ pub struct Options {
     pub program: PathBuf,
     /// What the authors of pods may ask for inline volumes.
     pub ephemeral: EphemeralRules,
+    /// Directory for the locks of pools, and of the commands at work in them. The same for all
+    /// daemons of the machine, and outlives a daemon but not the machine's boot.
+    pub lock_dir: PathBuf,
 }
 
 /// Volumes on this machine.
@@ -63,14 +68,25 @@ pub struct Local {
 pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) runner: Arc<dyn Runner>,
+    pub(crate) locks: Locks,
+    pub(crate) started: tokio::time::Instant,
     pub(crate) pools: RwLock<BTreeMap<PoolName, Arc<dyn Pool>>>,
     /// What they were opened from. Held while a pool is made: one at a time.
     pub(crate) configs: AsyncMutex<Vec<PoolConfig>>,
     pub(crate) index: Index,
     /// What the index lacks.
     pub(crate) unread: Unread,
+    /// Something that is in a pool could not be read, or not be ended.
+    pub(crate) halves: AtomicBool,
+    /// What all pools together tell was tidied up.
+    pub(crate) tidied: AtomicBool,
+    /// What pools said of themselves.
+    pub(crate) looks: Looks,
     pub(crate) ops: Arc<Ops>,
     pub(crate) journal: Journal,
+    /// What was noted, and staged at directories of ours, before this start.
+    pub(crate) noted_before: BTreeMap<Id, Intent>,
+    pub(crate) stagings_before: Vec<PathBuf>,
     pub(crate) attachments: Attachments,
     pub(crate) jobs: Arc<Jobs>,
     /// What the kernel lacks.
@@ -88,9 +104,12 @@ pub(crate) struct Inner {
     pub(crate) found: RwLock<BTreeMap<PoolName, Vec<Finding>>>,
     /// What the last upkeep found.
     pub(crate) upkeep: RwLock<BTreeMap<PoolName, Vec<Finding>>>,
+    pub(crate) state: RwLock<State>,
+    /// What doors say of themselves.
+    pub(crate) doors: RwLock<BTreeMap<&'static str, Finding>>,
     pub(crate) cgroups: Option<Hierarchy>,
-    /// One daemon at a time, and none while commands of a killed one still run.
-    pub(crate) _lock: DaemonLock,
+    /// One daemon at a time.
+    pub(crate) _lock: Lock,
 }
 
 impl Inner {
@@ -101,6 +120,19 @@ impl Inner {
             .values()
             .cloned()
             .collect()
+    }
+
+    /// Right after the start: wait for this volume or snapshot to be read, if it may be there.
+    pub(crate) async fn known(&self, id: &Id) {
+        self.first_reading(|| self.index.get(id).is_some()).await;
+    }
+
+    /// A runner whose commands hold the volume while they live, whatever becomes of us.
+    pub(crate) fn runner_of(&self, entry: &Entry) -> Working {
+        Working {
+            runner: Arc::clone(&self.runner),
+            lock: use_lock(&entry.pool, entry.record.id.as_str()),
+        }
     }
 
     pub(crate) fn need_volume(&self, id: &Id) -> Result<Entry> {
@@ -220,6 +252,22 @@ impl Inner {
     }
 }
 
+/// How long a command waits for another that works on its volume.
+const TURN: Duration = Duration::from_secs(2);
+
+/// Runs commands that work on one volume.
+pub(crate) struct Working {
+    runner: Arc<dyn Runner>,
+    lock: String,
+}
+
+#[async_trait]
+impl Runner for Working {
+    async fn run(&self, cmd: Cmd) -> Result<Output, CmdError> {
+        self.runner.run(cmd.locked(&self.lock, TURN)).await
+    }
+}
+
 impl Local {
     /// Everything that is being copied or wiped.
     pub fn jobs(&self) -> Vec<Job> {
@@ -263,13 +311,17 @@ impl Local {
     /// [`Volumes::findings`]; their trouble must not keep the others' volumes from being used.
     ///
     /// # Errors
-    /// [`stowage_model::Kind::Precondition`] when no pool is configured, or none is there.
+    /// [`stowage_model::Kind::Precondition`] when no pool is configured, or none is there,
+    /// [`stowage_model::Kind::Pending`] right after the start.
     pub fn ready(&self) -> Result<()> {
         let pools = self.inner.pools();
         if pools.is_empty() {
             return Err(Error::precondition("no pool is configured"));
         }
         let missing = self.inner.missing_pools();
+        if pools.iter().all(|pool| missing.contains(pool.name())) && self.inner.unread.is_coming() {
+            return Err(Error::pending("the pools are being read"));
+        }
         if pools.iter().all(|pool| missing.contains(pool.name())) {
             return Err(Error::precondition(
                 "none of the pools is there; run `stowage doctor`",
@@ -289,10 +341,11 @@ impl Local {
     }
 }
 
-/// Run an operation to its end even if the caller goes away.
+/// Run an operation on this volume or snapshot to its end even if the caller goes away.
 macro_rules! detached {
-    ($self:ident, |$me:ident| $work:expr) => {{
+    ($self:ident, $id:expr, |$me:ident| $work:expr) => {{
         let $me = Arc::clone(&$self.inner);
+        $self.inner.known($id).await;
         $self.inner.ops.detached(async move { $work.await }).await
     }};
 }
@@ -300,47 +353,59 @@ macro_rules! detached {
 #[async_trait]
 impl Volumes for Local {
     async fn create(&self, want: VolumeRequest) -> Result<Volume> {
-        detached!(self, |me| async move {
-            let id = Id::derive(stowage_model::id::Role::Volume, &want.name);
+        let id = Id::derive(stowage_model::id::Role::Volume, &want.name);
+        let me = &self.inner;
+        // It may be in a pool where it would be made; the others do not concern it.
+        me.first_reading(|| {
+            let placed = me.placed(&want.placement, want.layout);
+            me.index.get(&id).is_some() || !me.unread.are_coming(&placed)
+        })
+        .await;
+        let me = Arc::clone(me);
+        let work = async move {
             let _held = me.ops.begin(&id, "creation").await?;
             me.create_locked(id, &want, None).await
-        })
+        };
+        self.inner.ops.detached(work).await
     }
 
     async fn delete(&self, id: &Id) -> Result<()> {
         let id = id.clone();
-        detached!(self, |me| me.remove_volume(&id))
+        detached!(self, &id.clone(), |me| me.remove_volume(&id))
     }
 
     async fn grow(&self, id: &Id, size: SizeRange) -> Result<Grown> {
         let id = id.clone();
-        detached!(self, |me| me.grow_volume(&id, size))
+        detached!(self, &id.clone(), |me| me.grow_volume(&id, size))
     }
 
     async fn modify(&self, id: &Id, change: LimitsChange) -> Result<Volume> {
         let id = id.clone();
-        detached!(self, |me| me.change_limits(&id, change))
+        detached!(self, &id.clone(), |me| me.change_limits(&id, change))
     }
 
     async fn volume(&self, id: &Id) -> Result<Volume> {
+        self.inner.known(id).await;
         self.inner.volume_of(&self.inner.need_volume(id)?)
     }
 
     async fn volumes(&self) -> Result<Vec<Volume>> {
+        self.inner.first_reading(|| false).await;
         let volumes = self.inner.index.list(|e| !e.record.is_snapshot());
         volumes.iter().map(|e| self.inner.volume_of(e)).collect()
     }
 
     async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot> {
-        detached!(self, |me| me.cut_snapshot(want))
+        detached!(self, &want.source.clone(), |me| me.cut_snapshot(want))
     }
 
     async fn delete_snapshot(&self, id: &Id) -> Result<()> {
         let id = id.clone();
-        detached!(self, |me| me.remove_snapshot(&id))
+        detached!(self, &id.clone(), |me| me.remove_snapshot(&id))
     }
 
     async fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        self.inner.first_reading(|| false).await;
         // Passing snapshots that only feed a copy are nobody's business.
         let lasting = self
             .inner
@@ -350,15 +415,21 @@ impl Volumes for Local {
     }
 
     async fn snapshot_group(&self, want: GroupRequest) -> Result<Group> {
-        detached!(self, |me| me.cut_group(want))
+        self.inner.first_reading(|| false).await;
+        let me = Arc::clone(&self.inner);
+        self.inner
+            .ops
+            .detached(async move { me.cut_group(want).await })
+            .await
     }
 
     async fn delete_group(&self, id: &Id, members: &[Id]) -> Result<()> {
         let (id, members) = (id.clone(), members.to_vec());
-        detached!(self, |me| me.remove_group(&id, &members))
+        detached!(self, &id.clone(), |me| me.remove_group(&id, &members))
     }
 
     async fn group(&self, id: &Id) -> Result<Group> {
+        self.inner.first_reading(|| false).await;
         self.inner.need_group(id)
     }
 
@@ -374,7 +445,7 @@ impl Volumes for Local {
             // Nothing new is made there meanwhile.
             return Ok(capacity);
         }
-        for (_, room) in rooms(pools, layout, provisioning).await {
+        for room in self.inner.rooms_known(&pools, layout, provisioning).await {
             capacity.available = capacity.available + room.available;
             capacity.largest = capacity.largest.max(room.largest);
         }
@@ -383,14 +454,12 @@ impl Volumes for Local {
 
     async fn pools(&self) -> Result<Vec<PoolStatus>> {
         let pools = self.inner.pools();
-        let mut all = try_join_all(pools.iter().map(|pool| pool.status())).await?;
-        for status in &mut all {
-            (status.volumes, status.snapshots) = self.inner.index.count(&status.name);
-        }
-        Ok(all)
+        let all = pools.iter().map(|pool| self.inner.status_of(pool));
+        Ok(join_all(all).await)
     }
 
     async fn health(&self, id: &Id) -> Result<Vec<Finding>> {
+        self.inner.known(id).await;
         self.inner
             .volume_findings(&self.inner.need_volume(id)?)
             .await
@@ -405,28 +474,29 @@ impl Volumes for Local {
 impl Publish for Local {
     async fn stage(&self, mut want: StageRequest) -> Result<()> {
         want.staging = settled(want.staging).await;
-        detached!(self, |me| me.stage(want))
+        detached!(self, &want.id.clone(), |me| me.stage(want))
     }
 
     async fn unstage(&self, id: &Id, staging: &Path) -> Result<()> {
         let (id, staging) = (id.clone(), settled(staging.to_owned()).await);
-        detached!(self, |me| me.unstage(&id, &staging))
+        detached!(self, &id.clone(), |me| me.unstage(&id, &staging))
     }
 
     async fn publish(&self, mut want: PublishRequest) -> Result<()> {
         want.staging = settled(want.staging).await;
         want.target = settled(want.target).await;
-        detached!(self, |me| me.publish(want))
+        detached!(self, &want.id.clone(), |me| me.publish(want))
     }
 
     async fn unpublish(&self, id: &Id, target: &Path) -> Result<()> {
         let (id, target) = (id.clone(), settled(target.to_owned()).await);
-        detached!(self, |me| me.unpublish(&id, &target))
+        detached!(self, &id.clone(), |me| me.unpublish(&id, &target))
     }
 
     async fn publish_ephemeral(&self, mut want: EphemeralRequest) -> Result<()> {
         want.target = settled(want.target).await;
-        detached!(self, |me| me.publish_ephemeral(want))
+        let id = Id::ephemeral(&want.volume.name);
+        detached!(self, &id, |me| me.publish_ephemeral(want))
     }
 
     async fn stats(&self, id: &Id, path: &Path) -> Result<Stats> {
@@ -435,6 +505,6 @@ impl Publish for Local {
 
     async fn expand(&self, id: &Id, path: &Path, required: Option<Bytes>) -> Result<Bytes> {
         let (id, path) = (id.clone(), settled(path.to_owned()).await);
-        detached!(self, |me| me.expand(&id, &path, required))
+        detached!(self, &id.clone(), |me| me.expand(&id, &path, required))
     }
 }

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use stowage_host::{Holder, Locks, blocking};
 use stowage_model::{Error, Id, Result};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::task::TaskTracker;
@@ -16,6 +17,9 @@ use tokio_util::task::TaskTracker;
 /// How long a caller waits for work under way before it is told to come back. Below the 10 s that
 /// CSI sidecars give a call by default.
 const PATIENCE: Duration = Duration::from_secs(6);
+
+/// How often a command that outlived its daemon is looked for.
+const LOOK: Duration = Duration::from_millis(100);
 
 type Slot = Arc<tokio::sync::Mutex<()>>;
 
@@ -29,6 +33,8 @@ struct Entry {
 #[derive(Default)]
 pub(crate) struct Ops {
     entries: Mutex<HashMap<Id, Entry>>,
+    /// Volumes that a command which outlived its daemon still works on, and its lock.
+    left: Mutex<HashMap<Id, (Locks, String)>>,
     tracker: TaskTracker,
 }
 
@@ -63,16 +69,67 @@ impl Ops {
         self.begin_within(id, what, Duration::ZERO).await
     }
 
-    /// As [`Ops::begin`], however long what is going on takes.
-    pub(crate) async fn begin_patiently(self: &Arc<Self>, id: &Id, what: &'static str) -> Guard {
+    /// As [`Ops::begin`], however long what is going on takes, and though a command that outlived
+    /// its daemon be at work.
+    pub(crate) async fn begin_reading(self: &Arc<Self>, id: &Id) -> Guard {
         loop {
-            if let Ok(guard) = self.begin_within(id, what, PATIENCE).await {
+            if let Ok(guard) = self.begin_beside(id, "reading", PATIENCE).await {
                 return guard;
             }
         }
     }
 
     async fn begin_within(
+        self: &Arc<Self>,
+        id: &Id,
+        what: &'static str,
+        patience: Duration,
+    ) -> Result<Guard> {
+        let until = tokio::time::Instant::now() + patience;
+        let guard = self.begin_beside(id, what, patience).await?;
+        while let Some(by) = self.left_at(id).await {
+            if tokio::time::Instant::now() >= until {
+                return Err(Error::pending(format!(
+                    "{} is still at work on {id}: it outlived the daemon that started it; ask again",
+                    named(&by)
+                )));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(guard)
+    }
+
+    /// A command that outlived its daemon has this lock, and works on this volume: no operation
+    /// may begin before it has ended.
+    pub(crate) fn leave_to(&self, id: &Id, locks: &Locks, lock: String) {
+        self.left().insert(id.clone(), (locks.clone(), lock));
+    }
+
+    /// Every volume that such commands work on, and who they are.
+    pub(crate) async fn left_behind(&self) -> Vec<(Id, Vec<Holder>)> {
+        let ids: Vec<Id> = self.left().keys().cloned().collect();
+        let mut all = Vec::new();
+        for id in ids {
+            all.extend(self.left_at(&id).await.map(|by| (id, by)));
+        }
+        all
+    }
+
+    /// Who is still at work on this volume, if anybody.
+    async fn left_at(&self, id: &Id) -> Option<Vec<Holder>> {
+        let (locks, name) = self.left().get(id).cloned()?;
+        let by = blocking(move || locks.holders(&name)).await;
+        if by.is_none() {
+            self.left().remove(id);
+        }
+        by
+    }
+
+    fn left(&self) -> std::sync::MutexGuard<'_, HashMap<Id, (Locks, String)>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn begin_beside(
         self: &Arc<Self>,
         id: &Id,
         what: &'static str,
@@ -175,6 +232,15 @@ impl Ops {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Id, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// "pid 7 (mkfs.ext4)", for messages.
+pub(crate) fn named(holders: &[Holder]) -> String {
+    let names: Vec<_> = holders.iter().map(Holder::to_string).collect();
+    match names.is_empty() {
+        true => "a process that /proc does not show".to_owned(),
+        false => names.join(", "),
     }
 }
 

@@ -30,7 +30,8 @@ impl Inner {
         if entry.outgrown(device) && fs.grows_unmounted() && !later {
             self.grow_unmounted(entry, fs, device).await?;
         }
-        if journal && let Err(e) = filesystem::add_journal(self.runner.as_ref(), &device.path).await
+        if journal
+            && let Err(e) = filesystem::add_journal(&self.runner_of(entry), &device.path).await
         {
             // No worse than it was. It may have no room for one.
             let error = Error::internal("no journal added").caused_by(e);
@@ -62,7 +63,7 @@ impl Inner {
         fs: FsType,
         device: &Device,
     ) -> Result<()> {
-        filesystem::grow_unmounted(self.runner.as_ref(), fs.as_str(), &device.path)
+        filesystem::grow_unmounted(&self.runner_of(entry), fs.as_str(), &device.path)
             .await
             .or_internal(|| format!("failed to grow the file system of {}", entry.title()))?;
         entry.record.fs_bytes = device.size;
@@ -93,7 +94,8 @@ impl Inner {
         device: &Device,
         mounted_at: &Path,
     ) -> Result<()> {
-        let grown = filesystem::grow(self.runner.as_ref(), fs.as_str(), &device.path, mounted_at);
+        let runner = self.runner_of(entry);
+        let grown = filesystem::grow(&runner, fs.as_str(), &device.path, mounted_at);
         grown.await.map_err(|e| not_grown(entry, fs).caused_by(e))?;
         failpoint::hit("node.expand.grown");
         if entry.record.fs_bytes == device.size {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use stowage_host::{Runner, blocking, durable};
+use stowage_host::{Runner, durable};
 use stowage_model::error::Context;
 use stowage_model::volumes::PoolStatus;
 use stowage_model::{Error, PoolKind, PoolName, Reserve, Result};
@@ -187,9 +187,9 @@ impl PoolConfig {
         }
     }
 
-    /// Open the pool, of which `dir` keeps what is remembered. `first` says that it may be
-    /// initialised now.
-    pub(crate) async fn open(
+    /// The pool, not looked at yet, of which `dir` keeps what is remembered. `first` says that it may
+    /// be initialised.
+    pub(crate) fn open(
         &self,
         runner: &Arc<dyn Runner>,
         dir: &Path,
@@ -197,6 +197,7 @@ impl PoolConfig {
     ) -> Result<Arc<dyn Pool>> {
         self.check()?;
         let group = Some(group_file(dir, &self.name));
+        let runner = Arc::clone(runner);
         Ok(match self.kind {
             PoolKind::File => {
                 let options = file::Options {
@@ -206,37 +207,43 @@ impl PoolConfig {
                     reserve: self.reserve.unwrap_or_default(),
                     may_initialise: first,
                 };
-                Arc::new(blocking(move || FilePool::open(options)).await?)
+                Arc::new(FilePool::new(options)?)
             }
-            PoolKind::Lvm => {
-                let options = self.lvm_options()?;
-                Arc::new(LvmPool::open_known(options, group, Arc::clone(runner)).await?)
-            }
-            PoolKind::Thin => {
-                let options = self.thin_options()?;
-                Arc::new(ThinPool::open_known(options, group, Arc::clone(runner)).await?)
-            }
+            PoolKind::Lvm => Arc::new(LvmPool::new(self.lvm_options()?, group, runner)?),
+            PoolKind::Thin => Arc::new(ThinPool::new(self.thin_options()?, group, runner)?),
         })
     }
 }
 
-/// The definitions kept in `<state>/pools`.
-pub(crate) fn kept(dir: &Path) -> Result<Vec<PoolConfig>> {
+/// The definitions kept in `<state>/pools`, and what of them cannot be read.
+pub(crate) fn kept(dir: &Path) -> (Vec<PoolConfig>, Vec<Error>) {
     let failed = || format!("failed to read the pools in {}", dir.display());
-    durable::create_dir(dir).or_internal(failed)?;
-    durable::sweep(dir).or_internal(failed)?;
-    let mut kept = Vec::new();
-    for entry in std::fs::read_dir(dir).or_internal(failed)? {
-        let path = entry.or_internal(failed)?.path();
-        if path.extension().is_some_and(|e| e == "json") {
-            let text = std::fs::read(&path).or_internal(failed)?;
-            kept.push(
-                serde_json::from_slice(&text)
-                    .or_internal(|| format!("{} is damaged; remove or mend it", path.display()))?,
-            );
+    let entries = match std::fs::read_dir(dir).or_internal(failed) {
+        Ok(entries) => entries,
+        Err(e) => return (Vec::new(), vec![e]),
+    };
+    let read = |path: PathBuf| {
+        let what = || format!("the pool definition {} cannot be used", path.display());
+        let text = std::fs::read(&path).or_internal(what)?;
+        let config: PoolConfig = serde_json::from_slice(&text).or_internal(what)?;
+        config
+            .check()
+            .map_err(|e| Error::internal(what()).caused_by(e))?;
+        Ok(config)
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut paths: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .collect();
+    paths.sort();
+    let (mut kept, mut unread) = (Vec::new(), Vec::new());
+    for path in paths {
+        match read(path) {
+            Ok(config) => kept.push(config),
+            Err(e) => unread.push(e),
         }
     }
-    Ok(kept)
+    (kept, unread)
 }
 
 /// Whether a pool of this name was opened before on this machine, so that its directory must have
@@ -296,7 +303,7 @@ pub(crate) fn apart<'a>(
 }
 
 impl Inner {
-    fn pools_dir(&self) -> PathBuf {
+    pub(crate) fn pools_dir(&self) -> PathBuf {
         self.options.state_dir.join("pools")
     }
 
@@ -312,7 +319,8 @@ impl Inner {
         nesting::clear_of_state(&config, &self.options.state_dir)?;
         forget_group(&self.pools_dir(), &config.name)?;
         config.make(&self.runner, disks, force).await?;
-        let pool = config.open(&self.runner, &self.pools_dir(), true).await?;
+        let pool = config.open(&self.runner, &self.pools_dir(), true)?;
+        pool.claim(&self.locks).await?;
         let text = serde_json::to_vec_pretty(&config)
             .or_internal(|| format!("failed to note pool {}", config.name))?;
         durable::write_atomic(
@@ -321,7 +329,7 @@ impl Inner {
         )
         .or_internal(|| format!("failed to keep the definition of pool {}", config.name))?;
         remember_seen(&self.pools_dir(), &config.name)?;
-        self.take_in(Arc::clone(&pool)).await?;
+        self.take_in(&pool, None::<std::future::Ready<()>>).await?;
         configs.push(config);
         drop(configs);
         pool.status().await
@@ -345,6 +353,8 @@ impl Inner {
             .ok_or_else(|| {
                 Error::not_found(format!("there is no pool {name}; see the list of pools"))
             })?;
+        // Another daemon may be serving it.
+        self.unread.among(std::slice::from_ref(&pool))?;
         pool.extend(disks, force).await?;
         pool.status().await
     }

@@ -159,28 +159,33 @@ impl Inner {
 
     /// After a kill between two steps nobody may come to take the rest: a volume staged at a
     /// directory of ours for no target counts as in use, and the unmount call that was cut off
-    /// finds no target to name any more.
-    pub(crate) async fn abandoned_stagings(self: &Arc<Self>) {
-        for (id, attachment) in self.attachments.all() {
-            let own = self.own_staging_path(&id);
-            let staged = attachment.staging.is_some_and(|s| s.path == own);
-            if staged
-                && attachment.targets.is_empty()
-                && let Err(e) = self.unstage(&id, &own).await
-            {
-                tracing::warn!(volume.id = %id, error = %e.chain(), "still staged for nobody");
-            }
+    /// finds no target to name any more. For the start: the caller holds the volume, and nobody
+    /// could ask for it before.
+    pub(crate) async fn abandoned_staging(self: &Arc<Self>, id: &Id) {
+        let (attachment, own) = (self.attachments.get(id), self.own_staging_path(id));
+        let staged = attachment.staging.is_some_and(|s| s.path == own);
+        if staged
+            && attachment.targets.is_empty()
+            && let Err(e) = self.unstage_locked(id, &own).await
+        {
+            tracing::warn!(volume.id = %id, error = %e.chain(), "still staged for nobody");
         }
-        let Ok(directories) = std::fs::read_dir(self.options.state_dir.join(OWN_STAGING)) else {
-            return;
-        };
-        let staged = self.attachments.all();
-        for directory in directories.flatten().map(|d| d.path()) {
+    }
+
+    /// Staging directories that were there at the start and that nothing is staged at.
+    pub(crate) async fn unused_stagings(self: &Arc<Self>) {
+        for path in &self.stagings_before {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let _held = match name.parse::<Id>() {
+                Ok(id) => Some(self.ops.begin_reading(&id).await),
+                Err(_) => None,
+            };
+            let staged = self.attachments.all();
             let used = staged
                 .values()
-                .any(|a| a.staging.as_ref().is_some_and(|s| s.path == directory));
-            if !used && let Err(e) = self.remove_own_staging(&directory) {
-                tracing::warn!(volume.path = %directory.display(), error = %e.chain(),
+                .any(|a| a.staging.as_ref().is_some_and(|s| s.path == *path));
+            if !used && let Err(e) = self.remove_own_staging(path) {
+                tracing::warn!(volume.path = %path.display(), error = %e.chain(),
                     "unused staging directory not removed");
             }
         }

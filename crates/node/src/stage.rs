@@ -206,7 +206,7 @@ impl Inner {
         let mounted =
             blocking(move || mount::mount_device(&path, &target, fs.as_str(), &options)).await;
         let Err(e) = mounted else { return Ok(()) };
-        let holds = match probe::probe(self.runner.as_ref(), &device.path).await {
+        let holds = match probe::probe(&self.runner_of(entry), &device.path).await {
             Ok(content) => content.describe(),
             Err(_) => "something unreadable".to_owned(),
         };
@@ -262,7 +262,7 @@ impl Inner {
         }
         failpoint::hit("node.stage.format-noted");
         filesystem::mkfs(
-            self.runner.as_ref(),
+            &self.runner_of(entry),
             fs.as_str(),
             &device.path,
             &mkfs_options(fs, entry),
@@ -297,7 +297,7 @@ impl Inner {
         fs: FsType,
         device: &Device,
     ) -> Result<()> {
-        filesystem::fresh_uuid(self.runner.as_ref(), fs.as_str(), &device.path)
+        filesystem::fresh_uuid(&self.runner_of(entry), fs.as_str(), &device.path)
             .await
             .or_internal(|| format!("failed to give {} a UUID of its own", entry.title()))?;
         failpoint::hit("node.stage.parted");
@@ -323,7 +323,7 @@ impl Inner {
     }
 
     async fn probe(&self, entry: &Entry, device: &Device) -> Result<probe::Content> {
-        probe::probe(self.runner.as_ref(), &device.path)
+        probe::probe(&self.runner_of(entry), &device.path)
             .await
             .or_internal(|| format!("failed to look at what {} holds", entry.title()))
     }

@@ -31,6 +31,7 @@ impl Inner {
                     () = tokio::time::sleep(PERIOD) => {}
                     () = me.stopping.cancelled() => return,
                 }
+                me.state_again().await;
                 me.tend_all();
                 me.limit_all();
             }
@@ -43,9 +44,15 @@ impl Inner {
         for pool in self.pools() {
             let me = Arc::clone(self);
             self.chore(Chore::Tend, pool.name().clone(), async move {
-                me.read_again(&pool).await;
-                me.doubtful_ephemerals(&pool).await;
-                me.tend(&pool).await;
+                if me.unread.is_due(pool.name()) {
+                    me.read(&pool, std::future::ready(())).await;
+                    me.tidy().await;
+                }
+                // Until it was read it is not ours to look after.
+                if !me.unread.is_unread(pool.name()) {
+                    me.doubtful_ephemerals(&pool).await;
+                    me.tend(&pool).await;
+                }
             });
         }
     }
@@ -62,7 +69,7 @@ impl Inner {
     }
 
     /// Do a chore in the background, unless the last one of its kind is still at it.
-    fn chore(
+    pub(crate) fn chore(
         self: &Arc<Self>,
         what: Chore,
         pool: PoolName,
@@ -79,7 +86,7 @@ impl Inner {
         });
     }
 
-    fn chores(&self) -> MutexGuard<'_, BTreeSet<(Chore, PoolName)>> {
+    pub(crate) fn chores(&self) -> MutexGuard<'_, BTreeSet<(Chore, PoolName)>> {
         self.chores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

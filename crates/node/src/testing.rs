@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stowage_host::Progress;
 use stowage_host::cgroup::Hierarchy;
-use stowage_host::lock::DaemonLock;
+use stowage_host::{Lock, Locks, Progress};
 use stowage_model::request::{
     Layout, Media, Placement, Provisioning, SizeRange, SnapshotRequest, Source, Usage,
 };
@@ -34,45 +33,62 @@ pub(crate) struct Bench {
     pub(crate) b: Arc<Files>,
     /// The root of an empty tree of control groups, as a directory.
     pub(crate) cgroups: PathBuf,
-    _dir: tempfile::TempDir,
+    _dirs: [tempfile::TempDir; 2],
 }
 
 impl Bench {
     pub(crate) async fn new() -> Self {
-        Self::with_rules(EphemeralRules::default()).await
+        Self::prepared(|_, _| ()).await
     }
 
     pub(crate) async fn with_rules(ephemeral: EphemeralRules) -> Self {
+        Self::build(tempfile::tempdir().unwrap(), ephemeral, |_, _| ()).await
+    }
+
+    /// As [`Bench::new`], with something done to the pools before they are read.
+    pub(crate) async fn prepared(prepare: impl FnOnce(&Files, &Files)) -> Self {
+        Self::at(tempfile::tempdir().unwrap(), prepare).await
+    }
+
+    /// As [`Bench::prepared`], with this state directory.
+    pub(crate) async fn at(state: tempfile::TempDir, prepare: impl FnOnce(&Files, &Files)) -> Self {
+        Self::build(state, EphemeralRules::default(), prepare).await
+    }
+
+    async fn build(
+        state: tempfile::TempDir,
+        ephemeral: EphemeralRules,
+        prepare: impl FnOnce(&Files, &Files),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
-            state_dir: dir.path().join("state"),
+            state_dir: state.path().to_owned(),
             program: PathBuf::from("/proc/self/exe"),
             ephemeral,
+            lock_dir: dir.path().join("locks"),
         };
-        std::fs::create_dir(&options.state_dir).unwrap();
-        let lock = options.state_dir.join("lock");
-        let lock = DaemonLock::acquire(&lock, Duration::ZERO).unwrap();
+        let lock = Lock::of_directory(state.path(), Duration::ZERO).await;
+        let lock = lock.unwrap();
         let mut inner = Inner::new(options, lock).unwrap();
         let cgroups = dir.path().join("cgroup");
         std::fs::create_dir(&cgroups).unwrap();
         std::fs::write(cgroups.join("cgroup.controllers"), "io").unwrap();
         inner.cgroups = Some(Hierarchy::detect_at(&cgroups).unwrap());
-        let local = Local::begin(Arc::new(inner), Vec::new()).await.unwrap();
         let pool = |name: &str| {
             let at = dir.path().join(name);
             std::fs::create_dir(&at).unwrap();
             Arc::new(Files::new(name, at))
         };
         let (a, b) = (pool("a"), pool("b"));
-        for pool in [&a, &b] {
-            local.inner.take_in(pool.clone()).await.unwrap();
-        }
+        prepare(&a, &b);
+        let pools: Vec<Arc<dyn Pool>> = vec![a.clone(), b.clone()];
+        let local = Local::begin(Arc::new(inner), pools).await;
         Self {
             local,
             a,
             b,
             cgroups,
-            _dir: dir,
+            _dirs: [dir, state],
         }
     }
 
@@ -149,6 +165,12 @@ pub(crate) struct Files {
     pub(crate) wiped: Mutex<Vec<String>>,
     /// What a scan finds wrong.
     pub(crate) defects: Mutex<Vec<Defect>>,
+    /// Whether it can be neither read nor asked about itself.
+    pub(crate) silent: AtomicBool,
+    /// Whether a command that outlived its daemon is still changing it.
+    pub(crate) waits: AtomicBool,
+    /// How often its status was asked for.
+    pub(crate) asked: AtomicU32,
 }
 
 impl Files {
@@ -165,6 +187,15 @@ impl Files {
             wipes_hang: AtomicBool::new(false),
             wiped: Mutex::default(),
             defects: Mutex::default(),
+            silent: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
+            asked: AtomicU32::new(0),
+        }
+    }
+
+    async fn hang(&self, hangs: &AtomicBool) {
+        if hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -205,9 +236,7 @@ impl Pool for Files {
     }
 
     async fn capacity(&self, _layout: Layout, _provisioning: Provisioning) -> Capacity {
-        if self.hangs.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
+        self.hang(&self.hangs).await;
         Capacity {
             available: Bytes::gib(1),
             largest: Bytes::gib(1),
@@ -227,6 +256,8 @@ impl Pool for Files {
     }
 
     async fn status(&self) -> Result<PoolStatus> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.hang(&self.silent).await;
         Ok(PoolStatus {
             name: self.name.clone(),
             kind: PoolKind::File,
@@ -241,10 +272,19 @@ impl Pool for Files {
             volumes: 0,
             snapshots: 0,
             problem: None,
+            age: None,
         })
     }
 
+    async fn claim(&self, _locks: &Locks) -> Result<()> {
+        match self.waits.load(Ordering::SeqCst) {
+            true => Err(Error::pending("lvcreate is still at work")),
+            false => Ok(()),
+        }
+    }
+
     async fn scan(&self) -> Result<Scan> {
+        self.hang(&self.silent).await;
         let written = self.written.lock().unwrap();
         let found = |record: &Record| Found {
             record: record.clone(),
@@ -315,9 +355,7 @@ impl Pool for Files {
     }
 
     async fn attached(&self, record: &Record) -> Result<Option<Device>> {
-        if self.hangs.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
+        self.hang(&self.hangs).await;
         let attached = self.attached.lock().unwrap().contains(&record.id);
         Ok(attached.then(|| Device::new(self.file(&record.id), SIZE)))
     }

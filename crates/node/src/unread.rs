@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use stowage_model::{Error, Id, PoolName, Result};
 use stowage_pool::Pool;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::local::Inner;
@@ -21,9 +22,16 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(48);
 
+/// For how long after the start a caller waits for pools that are being read. Below the 10 s that
+/// CSI sidecars give a call by default.
+const FIRST_READING: Duration = Duration::from_secs(6);
+
+/// How often a caller that waits looks.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Pools and records that could not be read.
 #[derive(Default)]
-pub(crate) struct Unread(RwLock<Gaps>);
+pub(crate) struct Unread(RwLock<Gaps>, Notify);
 
 #[derive(Default)]
 struct Gaps {
@@ -37,6 +45,8 @@ struct Away {
     why: String,
     pause: Duration,
     due: Instant,
+    /// It is being read for the first time, or waited for: it may be there in a moment.
+    coming: bool,
 }
 
 impl Gaps {
@@ -71,7 +81,57 @@ impl Unread {
             Some(away) => (away.pause * 2).min(LONGEST_PAUSE),
         };
         let due = Instant::now() + pause;
-        gaps.pools.insert(pool.clone(), Away { why, pause, due });
+        let coming = false;
+        gaps.pools.insert(
+            pool.clone(),
+            Away {
+                why,
+                pause,
+                due,
+                coming,
+            },
+        );
+        drop(gaps);
+        self.1.notify_waiters();
+    }
+
+    /// This pool is being read, or is when what it waits for has ended.
+    pub(crate) fn coming(&self, pool: &PoolName, why: String) {
+        let away = Away {
+            why,
+            pause: PAUSE / 2,
+            due: Instant::now(),
+            coming: true,
+        };
+        self.write().pools.insert(pool.clone(), away);
+    }
+
+    /// Whether a pool may be read in a moment.
+    pub(crate) fn is_coming(&self) -> bool {
+        self.read().pools.values().any(|away| away.coming)
+    }
+
+    /// Whether one of these may be.
+    pub(crate) fn are_coming(&self, pools: &[Arc<dyn Pool>]) -> bool {
+        let gaps = self.read();
+        let coming = |pool: &Arc<dyn Pool>| gaps.pools.get(pool.name()).is_some_and(|a| a.coming);
+        pools.iter().any(coming)
+    }
+
+    /// Wait until a pool was read, or could not be.
+    pub(crate) async fn change(&self) {
+        self.1.notified().await;
+    }
+
+    /// Why this pool could not be read, if it could not.
+    pub(crate) fn why(&self, pool: &PoolName) -> Option<String> {
+        let gaps = self.read();
+        gaps.pools.get(pool).map(|away| away.why.clone())
+    }
+
+    /// Whether a record could not be read.
+    pub(crate) fn lacks_records(&self) -> bool {
+        !self.read().records.is_empty()
     }
 
     /// Whether this pool could not be read.
@@ -88,6 +148,7 @@ impl Unread {
     /// All that this pool holds is in the index now, or told by [`Unread::record`].
     pub(crate) fn is_read(&self, pool: &PoolName) {
         self.write().pools.remove(pool);
+        self.1.notify_waiters();
     }
 
     /// There is something of this id in this pool that could not be read.
@@ -160,6 +221,20 @@ impl Unread {
 }
 
 impl Inner {
+    /// Right after the start pools are still being read: wait for that a little, unless what is
+    /// asked for is known.
+    pub(crate) async fn first_reading(&self, is_known: impl Fn() -> bool) {
+        let until = self.started + FIRST_READING;
+        while !is_known() && self.unread.is_coming() {
+            // A change between the question and the wait is seen at the next look.
+            let change = tokio::time::timeout(LOOK, self.unread.change());
+            if Instant::now() >= until {
+                return;
+            }
+            let _ = change.await;
+        }
+    }
+
     /// The end of a use of a volume that the index lacks: nothing is to be done, unless it may be
     /// there, and in use at this path.
     ///

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use stowage_host::progress::Progress;
+use stowage_host::{Holder, LockError, Locks};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus};
-use stowage_model::{Bytes, Id, PoolKind, PoolName, Record, Result};
+use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
 
 /// A device a volume or snapshot is reached through.
 #[derive(Debug, Clone)]
@@ -135,6 +136,27 @@ pub(crate) fn may_go(found: &Record, meant: &Record) -> bool {
     is_same(found, meant) || found.id == meant.id && passing(found) && passing(meant)
 }
 
+/// "pid 7 (lvcreate)", for messages.
+pub(crate) fn named(holders: &[Holder]) -> String {
+    let names: Vec<_> = holders.iter().map(Holder::to_string).collect();
+    match names.is_empty() {
+        true => "a process that /proc does not show".to_owned(),
+        false => names.join(", "),
+    }
+}
+
+/// The error of a pool that another daemon has.
+pub(crate) fn claimed(pool: &PoolName, error: LockError) -> Error {
+    match error {
+        LockError::Held { by, .. } => Error::precondition(format!(
+            "pool {pool} is served by another daemon, {}; stop one of the two, or take the pool \
+             out of its configuration",
+            named(&by)
+        )),
+        error => Error::internal(format!("failed to lock pool {pool}")).caused_by(error),
+    }
+}
+
 /// A place that holds volumes.
 ///
 /// A volume is known by its id *and* the moment it was made: what bears the id but was made at
@@ -154,6 +176,21 @@ pub trait Pool: Send + Sync {
 
     /// The volume group it lies in, if any.
     fn vg(&self) -> Option<&str>;
+
+    /// What tells this pool from all others of this machine, as a part of a file's name.
+    fn place(&self) -> String {
+        format!("pool@{}", self.name())
+    }
+
+    /// Take the pool for this daemon. Until that has succeeded nothing in the pool is changed:
+    /// another daemon may be serving it. Doing it twice is success.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] naming the daemon that has it,
+    /// [`stowage_model::Kind::Pending`] while a command that outlived its daemon still changes it.
+    async fn claim(&self, _locks: &Locks) -> Result<()> {
+        Ok(())
+    }
 
     /// The size that a volume of this record really gets when `size` is asked: a new one, or one
     /// that is there and grows.

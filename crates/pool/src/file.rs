@@ -22,14 +22,16 @@ mod volume;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use stowage_host::{Progress, blocking, on_own_thread};
+use stowage_host::{Lock, Locks, Progress, blocking, on_own_thread};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus, Severity, Trouble};
 use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Written};
 use ledger::Ledger;
@@ -39,6 +41,9 @@ pub use setup::Options;
 /// Files are made in steps of 1 MiB: a multiple of every block and page size.
 const STEP: Bytes = Bytes::mib(1);
 
+/// How long a look that only informs waits for others.
+const LOOK_TURN: Duration = Duration::from_millis(500);
+
 /// Free space, in percent, below which the pool warns and below which it reports an error.
 const WARN_FREE: u64 = 15;
 const ERROR_FREE: u64 = 5;
@@ -46,12 +51,21 @@ const ERROR_FREE: u64 = 5;
 /// A directory that holds volumes.
 pub struct FilePool {
     shared: Arc<Shared>,
+    /// Turns of looks that only inform, and of work.
+    looks: Arc<Semaphore>,
+    work: Arc<Semaphore>,
 }
 
 struct Shared {
     options: Options,
     /// Whether files can share blocks here; unknown while the directory was never there.
     reflink: OnceLock<bool>,
+    /// Why that could not be found out.
+    no_reflink: Mutex<Option<String>>,
+    /// What is in it is known.
+    read: AtomicBool,
+    /// Ours alone, for as long as we live.
+    claim: Mutex<Claim>,
     ledger: Ledger,
     /// Loop devices whose discards we turned off.
     kept: Mutex<BTreeSet<PathBuf>>,
@@ -59,6 +73,14 @@ struct Shared {
     copied: Mutex<BTreeSet<Id>>,
     /// Rounds of upkeep.
     rounds: AtomicU64,
+}
+
+/// The lock of the daemon that has the pool, on its marker.
+#[derive(Default)]
+struct Claim {
+    /// It was taken once: without it the pool is not used.
+    wanted: bool,
+    lock: Option<Lock>,
 }
 
 impl Shared {
@@ -81,12 +103,22 @@ impl Shared {
     /// Whether files can share blocks here.
     ///
     /// # Errors
-    /// [`stowage_model::Kind::Precondition`] while the directory was never there.
+    /// [`stowage_model::Kind::Precondition`] while that could not be found out.
     fn reflink(&self) -> Result<bool> {
+        let why = || {
+            let why = self
+                .no_reflink
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            why.clone().unwrap_or_else(|| {
+                "it was not there when it was opened and has not been read since".to_owned()
+            })
+        };
         self.reflink.get().copied().ok_or_else(|| {
             Error::precondition(format!(
-                "pool {} was not there when it was opened and has not been read since",
-                self.options.name
+                "whether pool {} can cut snapshots is not known: {}",
+                self.options.name,
+                why()
             ))
         })
     }
@@ -94,19 +126,56 @@ impl Shared {
     /// The marker must still be there: a file system unmounted under us would otherwise let
     /// volumes be made on what lies beneath.
     fn present(&self) -> Result<()> {
-        setup::check_marker(&self.options)?;
-        self.reflink().map(drop)
+        self.in_place()?;
+        if self.read.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(Error::precondition(format!(
+            "pool {} was not there when it was opened and has not been read since",
+            self.options.name
+        )))
     }
 }
 
 impl FilePool {
-    /// Run blocking work on the pool's directory.
+    /// Run blocking work on the pool's directory, when its turn comes. A thread that hangs keeps
+    /// its turn.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let turn = Arc::clone(&self.work).acquire_owned().await;
+        self.run_in(turn, work).await
+    }
+
+    /// As [`FilePool::run`], for what only informs: where no turn comes soon, the pool does not
+    /// answer.
+    async fn look<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let turn = Arc::clone(&self.looks).acquire_owned();
+        match tokio::time::timeout(LOOK_TURN, turn).await {
+            Ok(turn) => self.run_in(turn, work).await,
+            Err(_) => Err(Error::internal(format!(
+                "pool {} does not answer; look for a disk under {} that hangs in the kernel log",
+                self.name(),
+                self.path().display()
+            ))),
+        }
+    }
+
+    async fn run_in<T: Send + 'static>(
+        &self,
+        turn: Result<OwnedSemaphorePermit, AcquireError>,
+        work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let shared = Arc::clone(&self.shared);
-        blocking(move || work(&shared)).await
+        blocking(move || {
+            let _turn = turn;
+            work(&shared)
+        })
+        .await
     }
 
     fn path(&self) -> &Path {
@@ -128,13 +197,27 @@ impl Pool for FilePool {
         None
     }
 
+    fn place(&self) -> String {
+        use std::os::unix::fs::MetadataExt;
+        let claim = self.shared.claim();
+        let marker = claim.lock.as_ref().and_then(|held| held.metadata().ok());
+        marker.map_or_else(
+            || format!("pool@{}", self.name()),
+            |at| format!("file@{}@{}", at.dev(), at.ino()),
+        )
+    }
+
+    async fn claim(&self, _locks: &Locks) -> Result<()> {
+        self.run(Shared::take).await
+    }
+
     async fn rounded(&self, _: &Record, size: Bytes) -> Result<Bytes> {
         Ok(size.round_up(STEP))
     }
 
     async fn capacity(&self, _: Layout, provisioning: Provisioning) -> Capacity {
         let looked = self
-            .run(move |shared| Ok(shared.capacity(provisioning)))
+            .look(move |shared| Ok(shared.capacity(provisioning)))
             .await;
         looked.unwrap_or_default()
     }
@@ -167,7 +250,7 @@ impl Pool for FilePool {
     }
 
     async fn status(&self) -> Result<PoolStatus> {
-        self.run(|shared| Ok(shared.status())).await
+        self.look(|shared| Ok(shared.status())).await
     }
 
     async fn scan(&self) -> Result<Scan> {
@@ -270,7 +353,12 @@ impl Pool for FilePool {
     }
 
     async fn tend(&self) -> Result<Vec<Finding>> {
-        let status = self.status().await?;
+        let status = self
+            .look(|shared| {
+                shared.learn_reflink();
+                Ok(shared.status())
+            })
+            .await?;
         if let Some(problem) = status.problem {
             return Ok(vec![Finding {
                 severity: Severity::Error,
@@ -286,6 +374,7 @@ impl Pool for FilePool {
                 Ok(shared.tend_blocks(round))
             })
             .await?;
+        findings.extend(self.no_files());
         let free_percent = (100 - status.data_percent.map_or(0, percent)).min(100);
         let severity = match free_percent {
             free if free < ERROR_FREE => Severity::Error,
@@ -304,6 +393,26 @@ impl Pool for FilePool {
             ),
         });
         Ok(findings)
+    }
+}
+
+impl FilePool {
+    /// That no file could be made in the pool since it was opened.
+    fn no_files(&self) -> Vec<Finding> {
+        let why = self.shared.no_reflink.lock();
+        let why = why.unwrap_or_else(PoisonError::into_inner).clone();
+        let told = why.map(|what| Finding {
+            severity: Severity::Error,
+            trouble: Trouble::ReadOnly,
+            subject: self.name().to_string(),
+            what,
+            mend: format!(
+                "make room in the file system of {}, or look for device errors in the kernel log \
+                 and mount it again; it is tried again every few seconds",
+                self.path().display()
+            ),
+        });
+        told.into_iter().collect()
     }
 }
 

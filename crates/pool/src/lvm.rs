@@ -38,7 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use stowage_host::{Progress, Runner};
+use stowage_host::{Locks, Progress, Runner};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{Bytes, PoolKind, PoolName, Record, Reserve, Result};
@@ -77,12 +77,20 @@ impl LvmPool {
         memory: Option<PathBuf>,
         runner: Arc<dyn Runner>,
     ) -> Result<Self> {
-        let vg = Vg::new(options.name, options.vg, runner)?.remembering(memory);
-        if let Err(error) = vg.report().await {
-            tracing::warn!(pool.name = %vg.pool(), "{}", error.chain());
+        let pool = Self::new(options, memory, runner)?;
+        if let Err(error) = pool.vg.report().await {
+            tracing::warn!(pool.name = %pool.vg.pool(), "{}", error.chain());
         }
+        Ok(pool)
+    }
+
+    /// As [`LvmPool::open`], without a look at the group, which may hang.
+    ///
+    /// # Errors
+    /// As [`LvmPool::open`].
+    pub fn new(options: Options, memory: Option<PathBuf>, runner: Arc<dyn Runner>) -> Result<Self> {
         Ok(Self {
-            vg,
+            vg: Vg::new(options.name, options.vg, runner)?.remembering(memory),
             wipe: options.wipe,
             reserve: options.reserve,
             watch: Watch::default(),
@@ -107,6 +115,14 @@ impl Pool for LvmPool {
 
     fn vg(&self) -> Option<&str> {
         Some(self.vg.name())
+    }
+
+    fn place(&self) -> String {
+        self.vg.place()
+    }
+
+    async fn claim(&self, locks: &Locks) -> Result<()> {
+        self.vg.claim(locks).await
     }
 
     async fn rounded(&self, record: &Record, size: Bytes) -> Result<Bytes> {
@@ -209,6 +225,7 @@ impl Pool for LvmPool {
     }
 
     async fn tend(&self) -> Result<Vec<Finding>> {
+        self.vg.look_again().await;
         self.tend_stores().await
     }
 }

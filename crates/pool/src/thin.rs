@@ -38,7 +38,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use stowage_host::{Progress, Runner};
+use stowage_host::{Locks, Progress, Runner};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{Bytes, Error, PoolKind, PoolName, Record, Result};
@@ -83,23 +83,32 @@ impl ThinPool {
         memory: Option<PathBuf>,
         runner: Arc<dyn Runner>,
     ) -> Result<Self> {
-        let vg = Vg::new(options.name.clone(), options.vg.clone(), runner)?
-            .remembering(memory)
-            .of_thin_pool(&options.thin_pool);
-        setup::check(&options)?;
-        let pool = Self {
-            vg,
-            options,
-            watch: Watch::default(),
-            calm_until: Mutex::default(),
-            since: Mutex::default(),
-        };
+        let pool = Self::new(options, memory, runner)?;
         let looked = pool.vg.report().await;
         match looked.and_then(|report| pool.thin_pool(&report).cloned()) {
             Ok(lv) => pool.zeroing(&lv)?,
             Err(problem) => tracing::warn!(pool.name = %pool.options.name, "{}", problem.chain()),
         }
         Ok(pool)
+    }
+
+    /// As [`ThinPool::open`], without a look at the group, which may hang. A thin pool that does
+    /// not zero new blocks is then a problem that its status tells.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Invalid`] for names LVM cannot have.
+    pub fn new(options: Options, memory: Option<PathBuf>, runner: Arc<dyn Runner>) -> Result<Self> {
+        let vg = Vg::new(options.name.clone(), options.vg.clone(), runner)?
+            .remembering(memory)
+            .of_thin_pool(&options.thin_pool);
+        setup::check(&options)?;
+        Ok(Self {
+            vg,
+            options,
+            watch: Watch::default(),
+            calm_until: Mutex::default(),
+            since: Mutex::default(),
+        })
     }
 
     /// Refuse a thin pool that hands out blocks as they are. Asked whenever something is made or
@@ -172,6 +181,14 @@ impl Pool for ThinPool {
 
     fn vg(&self) -> Option<&str> {
         Some(self.vg.name())
+    }
+
+    fn place(&self) -> String {
+        self.vg.place()
+    }
+
+    async fn claim(&self, locks: &Locks) -> Result<()> {
+        self.vg.claim(locks).await
     }
 
     async fn rounded(&self, _: &Record, size: Bytes) -> Result<Bytes> {
@@ -274,6 +291,7 @@ impl Pool for ThinPool {
     }
 
     async fn tend(&self) -> Result<Vec<Finding>> {
+        self.vg.look_again().await;
         self.watch_fill().await
     }
 }

@@ -15,6 +15,7 @@
 //!   where something is decided that cannot be undone;
 //! - whatever is not named `stowage-…` *and* tagged `stowage.…` is foreign and never touched.
 
+mod answer;
 mod astray;
 pub(crate) mod command;
 pub(crate) mod disks;
@@ -37,13 +38,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use stowage_host::{Cmd, CmdError, Output, Runner, device};
+use stowage_host::{Cmd, CmdError, Lock, Output, Runner, device};
 use stowage_model::id::is_plain_word;
 use stowage_model::request::Media;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Bytes, Error, PoolName, Result};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as Turn, OnceCell};
 
+use answer::{Asked, Silence};
 pub(crate) use command::lvm;
 use members::{Finder, Members};
 pub(crate) use report::{Lv, Report};
@@ -74,6 +76,10 @@ pub(crate) struct Vg {
     checked: OnceCell<()>,
     devices: dm::Devices,
     turn: AsyncMutex<()>,
+    /// Held while a report is asked for; the last one, and when it was begun.
+    asking: AsyncMutex<Option<(tokio::time::Instant, Arc<Report>)>>,
+    /// Ours alone, for as long as we live.
+    claim: AsyncMutex<Option<Lock>>,
     seen: Mutex<Seen>,
 }
 
@@ -85,6 +91,10 @@ struct Seen {
     last: Option<Arc<Report>>,
     /// How many changes there had been at that look.
     last_at: u64,
+    /// As `last`, kept while the group does not answer.
+    known: Option<(Instant, Arc<Report>)>,
+    /// The group could not be looked at, or lacked something, when it was last looked at.
+    silence: Option<Silence>,
     /// Counts changes by us, so that a report begun before one is not kept after it.
     changes: u64,
     extent: Bytes,
@@ -112,6 +122,8 @@ impl Vg {
             report: None,
             last: None,
             last_at: 0,
+            known: None,
+            silence: None,
             changes: 0,
             extent: USUAL_EXTENT,
             tags: HashMap::new(),
@@ -130,6 +142,8 @@ impl Vg {
             runner,
             devices: dm::Devices::default(),
             turn: AsyncMutex::new(()),
+            asking: AsyncMutex::default(),
+            claim: AsyncMutex::default(),
             seen: Mutex::new(seen),
         })
     }
@@ -203,14 +217,22 @@ impl Vg {
     /// # Errors
     /// [`stowage_model::Kind::Precondition`] when the group is not there.
     pub(crate) async fn report(&self) -> Result<Arc<Report>> {
+        let (mut asked, begun) = match self.ask().await? {
+            Asked::Known(report) => return Ok(report),
+            Asked::Turn(asked, begun) => (asked, begun),
+        };
         let changes = self.seen().changes;
         let read = self.read().await;
         let mut seen = self.seen();
         match read {
             Ok(report) => {
                 let report = Arc::new(report);
+                *asked = Some((begun, Arc::clone(&report)));
+                seen.known = Some((Instant::now(), Arc::clone(&report)));
                 seen.extent = report.vg.extent;
                 seen.problem = self.lacks(&report);
+                let lacking = seen.problem.is_some();
+                seen.silence = lacking.then(|| Silence::after(seen.silence.as_ref(), false));
                 seen.ailing = self.ailing(&report);
                 if seen.changes == changes {
                     seen.tags = report
@@ -224,10 +246,11 @@ impl Vg {
                 }
                 Ok(report)
             }
-            Err(error) => {
+            Err((error, hangs)) => {
                 seen.report = None;
                 seen.last = None;
                 seen.problem = Some(error.chain());
+                seen.silence = Some(Silence::after(seen.silence.as_ref(), hangs));
                 Err(error)
             }
         }
@@ -248,7 +271,8 @@ impl Vg {
         }
     }
 
-    async fn read(&self) -> Result<Report> {
+    /// What LVM says, else why it says nothing, and whether that is since it hangs.
+    async fn read(&self) -> Result<Report, (Error, bool)> {
         let report = self.read_once().await?;
         let absent = self.finder.last().map(|members| members.absent.len());
         if absent.is_none_or(|absent| report.vg.missing_pvs <= absent as u64) {
@@ -259,21 +283,26 @@ impl Vg {
         self.read_once().await
     }
 
-    async fn read_once(&self) -> Result<Report> {
-        let members = self.find().await?;
+    async fn read_once(&self) -> Result<Report, (Error, bool)> {
+        let members = self.find().await.map_err(|e| (e, false))?;
         if members.is_none() && !self.finder.is_scripted() {
-            return Err(missing(&self.name));
+            return Err((missing(&self.name), false));
         }
         let paths = members.iter().flat_map(|members| members.paths());
-        let cmd = command::looking_at(report::command(&self.name).timeout(READ), paths);
-        match self.runner.run(cmd).await {
-            Ok(output) => report::parse(&output.stdout),
-            Err(error) if says(&error, "not found") => Err(missing(&self.name)),
-            Err(error) => Err(Error::internal(format!(
-                "failed to look at volume group {}",
-                self.name
-            ))
-            .caused_by(error)),
+        let cmd = report::command(&self.name).timeout(READ);
+        let cmd = cmd.locked(self.read_lock(), answer::READ_TURN);
+        match self.runner.run(command::looking_at(cmd, paths)).await {
+            Ok(output) => report::parse(&output.stdout).map_err(|e| (e, false)),
+            Err(error) if says(&error, "not found") => Err((missing(&self.name), false)),
+            Err(error) => {
+                let hangs = answer::hangs(&error);
+                let what = match hangs {
+                    true => "does not answer",
+                    false => "cannot be looked at",
+                };
+                let what = format!("volume group {} {what}", self.name);
+                Err((Error::internal(what).caused_by(error), hangs))
+            }
         }
     }
 
@@ -316,14 +345,14 @@ impl Vg {
     /// suspending a device and resuming it leaves whoever uses the device hanging.
     pub(crate) async fn change(&self, cmd: Cmd) -> Result<(), CmdError> {
         self.forget_report();
-        let ran = self.run_on(cmd.timeout(CHANGE).spared(), true, &[]).await;
+        let ran = self.run_on(self.alone(cmd), true, &[]).await;
         self.changed(ran).await
     }
 
     /// As [`Vg::change`], with disks that join the group.
     pub(crate) async fn take(&self, cmd: Cmd, disks: &[PathBuf]) -> Result<(), CmdError> {
         self.forget_report();
-        let ran = self.run_on(cmd.timeout(CHANGE).spared(), true, disks).await;
+        let ran = self.run_on(self.alone(cmd), true, disks).await;
         self.changed(ran).await
     }
 
@@ -331,15 +360,21 @@ impl Vg {
     /// and nothing else.
     pub(crate) async fn switch(&self, cmd: Cmd) -> Result<(), CmdError> {
         self.forget_report();
-        let ran = self.run_on(cmd.timeout(CHANGE).spared(), false, &[]).await;
+        let ran = self.run_on(self.alone(cmd), false, &[]).await;
         self.changed(ran).await
     }
 
     /// As [`Vg::switch`], for a command that is not LVM's.
     pub(crate) async fn poke(&self, cmd: Cmd) -> Result<(), CmdError> {
         self.forget_report();
-        let ran = self.runner.run(cmd.timeout(CHANGE).spared()).await;
+        let ran = self.runner.run(self.alone(cmd)).await;
         self.changed(ran).await
+    }
+
+    /// A change: the only one of the group at a time, and never killed.
+    fn alone(&self, cmd: Cmd) -> Cmd {
+        let cmd = cmd.locked(self.change_lock(), answer::CHANGE_TURN);
+        cmd.timeout(CHANGE).spared()
     }
 
     async fn changed(&self, ran: Result<Output, CmdError>) -> Result<(), CmdError> {
@@ -441,6 +476,12 @@ impl Vg {
         let (vg, pool) = (&self.name, &self.pool);
         if let CmdError::Refused { why, .. } = &error {
             return Error::precondition(format!("failed to {what}: {why}"));
+        }
+        if let CmdError::Busy { by, .. } = &error {
+            let by = crate::contract::named(by);
+            return Error::pending(format!(
+                "failed to {what}: {by} is still at work in volume group {vg}; ask again"
+            ));
         }
         let text = if says(&error, "unexpected transaction id") {
             return Error::internal(format!(

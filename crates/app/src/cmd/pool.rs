@@ -83,9 +83,18 @@ fn show(caller: &Caller, pools: &[PoolView]) -> anyhow::Result<ExitCode> {
                 percent(pool.metadata_percent),
                 pool.volumes.to_string(),
                 pool.snapshots.to_string(),
-                pool.problem.clone().unwrap_or_else(|| "ready".to_owned()),
+                state(pool),
             ]);
         }
         table
     })
+}
+
+/// What a person is told of the state of a pool.
+fn state(pool: &PoolView) -> String {
+    match (&pool.problem, pool.age) {
+        (None, _) => "ready".to_owned(),
+        (Some(problem), None) => problem.clone(),
+        (Some(problem), Some(age)) => format!("{problem} (these figures are {age} s old)"),
+    }
 }

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use stowage_node::{Local, Options};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::admin;
 use crate::config::Config;
+
+/// Where locks of pools are: the same for all daemons of the machine, and gone with a reboot.
+const LOCKS: &str = "/run/stowage/locks";
 
 /// How long operations under way may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
@@ -54,19 +56,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         state_dir: config.state_dir.clone(),
         program: std::env::current_exe().context("failed to find this program's own file")?,
         ephemeral: config.ephemeral.clone(),
+        lock_dir: LOCKS.into(),
     };
     let local = Local::start(options, config.pool.clone()).await?;
     let stop = stop_on_signal()?;
     let csi_socket = bind(&config.csi_socket)?;
     let admin_socket = bind(&config.admin_socket)?;
-    let http = match metrics {
-        None => None,
-        Some(address) => Some(
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("failed to listen on {address} for metrics"))?,
-        ),
-    };
     tracing::info!(node = %csi.node_id, csi = %config.csi_socket.display(),
         admin = %config.admin_socket.display(), pools = config.pool.len(), "serving");
     let admin = tokio::spawn(admin::server::serve(
@@ -74,7 +69,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         local.clone(),
         stop.clone(),
     ));
-    let web = http.map(|l| tokio::spawn(crate::http::serve(l, local.clone(), stop.clone())));
+    let web = metrics.map(|at| tokio::spawn(crate::http::serve(at, local.clone(), stop.clone())));
     let ready = {
         let local = local.clone();
         Arc::new(move || local.ready())

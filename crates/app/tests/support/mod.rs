@@ -40,6 +40,8 @@ pub enum Storage {
     Lvm { vg: String, disks: Vec<PathBuf> },
     /// A thin pool on the guest's disks.
     Thin { vg: String, disks: Vec<PathBuf> },
+    /// That of another rig.
+    Others,
 }
 
 impl Storage {
@@ -96,6 +98,7 @@ impl Storage {
                 "[[pool]]\nname = \"p\"\nkind = \"thin\"\nvg = \"{vg}\"\nthin-pool = \"tp\"\n\
                  overprovision = 4.0\n"
             ),
+            Self::Others => String::new(),
         }
     }
 
@@ -115,6 +118,7 @@ impl Storage {
                     .map(str::to_owned)
                     .collect()
             }
+            Self::Others => Vec::new(),
         };
         let names_ref: &mut Vec<String> = &mut names;
         names_ref.sort();
@@ -130,7 +134,7 @@ pub fn is_file(storage: &Storage) -> bool {
 impl Drop for Storage {
     fn drop(&mut self) {
         match self {
-            Self::File(_) => {}
+            Self::File(_) | Self::Others => {}
             Self::Lvm { vg, disks } | Self::Thin { vg, disks } => wipe(vg, disks),
         }
     }
@@ -258,6 +262,25 @@ impl Rig {
         }
     }
 
+    /// Another daemon, with directories and sockets of its own and the same pools, not started yet.
+    pub fn beside(&self) -> Self {
+        let work = tempfile::Builder::new()
+            .prefix("stowage-rig-")
+            .tempdir()
+            .expect("a directory");
+        let config = std::fs::read_to_string(self.path("stowage.toml")).expect("a configuration");
+        let (ours, its) = (self.work.path().display(), work.path().display());
+        let config = config.replace(&ours.to_string(), &its.to_string());
+        std::fs::write(work.path().join("stowage.toml"), config).expect("a writable directory");
+        Self {
+            work,
+            storage: Storage::Others,
+            daemon: None,
+            environment: Vec::new(),
+            lacking: Default::default(),
+        }
+    }
+
     /// Add lines to the configuration; at first they are its pool's.
     pub fn configure(&self, lines: &str) {
         let file = File::options().append(true).open(self.path("stowage.toml"));
@@ -291,8 +314,29 @@ impl Rig {
         self.environment.clear();
     }
 
-    /// Start the daemon and wait until it serves; false when it died before.
+    /// Start the daemon and wait until it serves, with all pools read that can be; false when it
+    /// died before.
     pub fn try_start(&mut self) -> bool {
+        if !self.start_at_once() {
+            return false;
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.run(&["doctor"]).stdout.contains("it is being read") {
+            assert!(Instant::now() < deadline, "still reading: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let died = self
+            .daemon
+            .as_mut()
+            .and_then(|d| d.try_wait().expect("a child"));
+        if died.is_some() {
+            self.daemon = None;
+        }
+        died.is_none()
+    }
+
+    /// As [`Rig::try_start`], whatever pools are still to be read.
+    pub fn start_at_once(&mut self) -> bool {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let log = File::options()
             .append(true)
@@ -351,6 +395,13 @@ impl Rig {
             child.kill().expect("a child");
             child.wait().expect("a child");
         }
+    }
+
+    /// As [`Rig::kill`], without waiting: a thread of it may hang in the kernel.
+    pub fn kill_at_once(&mut self) -> Child {
+        let mut child = self.daemon.take().expect("the daemon runs");
+        child.kill().expect("a child");
+        child
     }
 
     /// Whether the daemon has died of SIGKILL by itself (a crash point was reached).

@@ -298,6 +298,7 @@ impl Volumes for Fake {
             volumes: state.volumes.len(),
             snapshots: state.snapshots.len(),
             problem: None,
+            age: None,
         }])
     }
 

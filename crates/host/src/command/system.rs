@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Cmd, CmdError, Output, Runner, package_of};
-use crate::lock::DaemonLock;
+use crate::lock::{Lock, LockError, Locks};
 
 /// From SIGTERM to SIGKILL, and from there until a command in the kernel's hands is left behind.
 const GRACE: Duration = Duration::from_secs(2);
@@ -37,31 +36,37 @@ const SEARCH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 ///
 /// If the caller's future is dropped, the command is ended as by a time-out, in the background. If
 /// the runtime ends or this process dies, the command runs to its end: what it does may be harmful
-/// to leave half done. Its output goes to memory files, not pipes, so that no SIGPIPE ends it then.
+/// to leave half done. Its output goes to memory files, not pipes, so that no SIGPIPE ends it then,
+/// and it keeps the lock of what it works on ([`Cmd::locked`]), and of nothing else.
 #[derive(Debug, Default)]
 pub struct System {
-    held: Option<OwnedFd>,
+    locks: Option<Locks>,
 }
 
 impl System {
-    /// A runner whose commands get an empty stdin.
+    /// A runner whose commands hold no locks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A runner whose commands keep `lock` held while they live, even if this process is killed.
-    ///
-    /// They inherit the lock's open file, as they inherit every descriptor that is not
-    /// close-on-exec. LVM closes inherited descriptors above 2 (lvmcmdline.c,
-    /// `_close_stray_fds`), so the lock is also their stdin when they have no other: its offset
-    /// stands at its end, hence it reads as empty.
-    ///
-    /// # Errors
-    /// When no descriptor is left.
-    pub fn holding(lock: &DaemonLock) -> io::Result<Self> {
-        Ok(Self {
-            held: Some(lock.duplicate()?),
-        })
+    /// A runner whose commands hold the locks they name.
+    pub fn with_locks(locks: Locks) -> Self {
+        Self { locks: Some(locks) }
+    }
+
+    async fn lock(&self, cmd: &Cmd) -> Result<Option<Lock>, CmdError> {
+        let (Some((name, wait)), Some(locks)) = (&cmd.lock, &self.locks) else {
+            return Ok(None);
+        };
+        let argv = cmd.argv();
+        match locks.take(name, *wait).await {
+            Ok(lock) => Ok(Some(lock)),
+            Err(LockError::Held { by, .. }) => Err(CmdError::Busy { argv, by }),
+            Err(error) => Err(CmdError::Io {
+                argv,
+                source: io::Error::other(error),
+            }),
+        }
     }
 
     /// True if `program` can be found where [`System`] looks for it.
@@ -69,10 +74,10 @@ impl System {
         std::env::split_paths(SEARCH).any(|dir| dir.join(program.as_ref()).is_file())
     }
 
-    fn spawn(&self, cmd: &Cmd, out: &Capture, err: &Capture) -> io::Result<Child> {
-        let stdin = match (&cmd.stdin, &self.held) {
+    fn spawn(cmd: &Cmd, lock: Option<&Lock>, out: &Capture, err: &Capture) -> io::Result<Child> {
+        let stdin = match (&cmd.stdin, lock) {
             (Some(_), _) => Stdio::piped(),
-            (None, Some(held)) => held.try_clone()?.into(),
+            (None, Some(lock)) => lock.stdin()?,
             (None, None) => Stdio::null(),
         };
         let mut command = Command::new(&cmd.program);
@@ -82,7 +87,7 @@ impl System {
             .env_clear()
             .env("PATH", SEARCH)
             .env("LC_ALL", "C")
-            // The inherited lock would be reported as leaked on every call.
+            // Descriptors that whoever started the daemon left open would be told of on every call.
             .env("LVM_SUPPRESS_FD_WARNINGS", "1")
             // Where there is no such file e2fsprogs takes what is built in: a host's own could leave
             // out the journal, or tell e2fsck other answers.
@@ -111,7 +116,8 @@ impl Runner for System {
         };
         let out = Capture::new().map_err(io_error)?;
         let err = Capture::new().map_err(io_error)?;
-        let child = match self.spawn(&cmd, &out, &err) {
+        let lock = self.lock(&cmd).await?;
+        let child = match Self::spawn(&cmd, lock.as_ref(), &out, &err) {
             Ok(child) => child,
             Err(source) if source.kind() == io::ErrorKind::NotFound => {
                 let program = cmd.program.to_string_lossy().into_owned();
@@ -136,6 +142,9 @@ impl Runner for System {
         let Some(status) = ended else {
             return Err(CmdError::TimedOut { argv, after });
         };
+        if let Some(lock) = lock {
+            lock.discard();
+        }
         let stdout = out.text().map_err(io_error)?;
         let stderr = err.text().map_err(io_error)?;
         if status.success() {
@@ -195,7 +204,7 @@ async fn watch(
 /// SIGTERM while devices are suspended and ends after that.
 ///
 /// The wait is bounded even then: a process may hang in the kernel for good. It is left behind,
-/// keeps the daemon's lock, and is collected whenever it ends.
+/// keeps the lock it was given, and is collected whenever it ends.
 async fn end(child: &mut Child, cmd: &Cmd) {
     signal(child, Signal::TERM);
     if cmd.spared {

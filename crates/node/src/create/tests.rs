@@ -93,7 +93,12 @@ async fn what_is_astray_in_a_pool_is_told_and_neither_made_again_nor_deleted() {
         finding: finding.clone(),
     }];
     let pool: Arc<dyn Pool> = bench.a.clone();
-    bench.local.inner.take_in(pool).await.unwrap();
+    bench
+        .local
+        .inner
+        .take_in(&pool, None::<std::future::Ready<()>>)
+        .await
+        .unwrap();
     let found = bench.local.findings().await.unwrap();
     assert!(found.contains(&finding), "{found:?}");
     for refused in [

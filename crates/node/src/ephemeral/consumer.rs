@@ -93,6 +93,10 @@ impl Inner {
         let Some(entry) = self.index.get(id) else {
             return Ok(());
         };
+        if self.attachments.is_unread(id) {
+            // Its consumer may well be there.
+            return Ok(());
+        }
         let known = self.attachments.get(id);
         let (consumer, ground) = blocking(move || {
             let target = known.targets.keys().next();

@@ -200,7 +200,9 @@ async fn a_volume_in_use_whose_disk_hangs_holds_up_no_start() {
     hand_out(&bench, &id, "/k/target", Some("/pod")).await;
     bench.local.inner.index.remove(&id);
     bench.a.hangs.store(true, Ordering::SeqCst);
-    let read = bench.local.inner.take_in(bench.a.clone());
+    let pool: std::sync::Arc<dyn stowage_pool::Pool> = bench.a.clone();
+    let turn = None::<std::future::Ready<()>>;
+    let read = bench.local.inner.take_in(&pool, turn);
     let read = tokio::time::timeout(SOON, read).await;
     read.expect("in time").unwrap();
     assert!(bench.entry(&id).is_some());

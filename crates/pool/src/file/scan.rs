@@ -3,23 +3,21 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use stowage_model::error::Context;
 use stowage_model::request::{Media, Provisioning};
 use stowage_model::volumes::{Capacity, PoolStatus};
 use stowage_model::{Bytes, Id, PoolKind, Record, Result};
 
+use super::Shared;
 use super::ledger::Space;
-use super::{Shared, setup};
 use crate::{Defect, Found, Leftover, Scan};
 
 impl Shared {
     pub(super) fn scan(&self) -> Result<Scan> {
-        setup::check_marker(&self.options)?;
-        let reflink = match self.reflink.get() {
-            Some(known) => *known,
-            None => setup::try_reflink(&self.options)?,
-        };
+        self.in_place()?;
+        self.learn_reflink();
         let mut scan = Scan::default();
         for folder in ["volumes", "snapshots"] {
             for name in self.names(folder)? {
@@ -31,7 +29,16 @@ impl Shared {
         for name in self.names("making")? {
             let place = self.options.path.join("making").join(&name);
             match stowage_model::id::is_plain_word(&name) && is_only_files(&place) {
-                true => drop(self.throw_away(&place, &name)?),
+                // On a file system that is full, or turned read-only, it stays, and is in nobody's
+                // way: nothing is made there.
+                true => match self.throw_away(&place, &name) {
+                    Ok(_) => {}
+                    Err(e) => scan.defects.push(Defect::Unreadable {
+                        what: place.display().to_string(),
+                        id: None,
+                        why: format!("half made, and cannot be thrown away: {}", e.chain()),
+                    }),
+                },
                 false => scan
                     .defects
                     .push(Defect::Foreign(place.display().to_string())),
@@ -56,7 +63,7 @@ impl Shared {
         self.note_copied_on_write(&scan.found);
         self.keep_attached_whole();
         // From now on the pool is used; only here is it known what it holds.
-        self.reflink.get_or_init(|| reflink);
+        self.read.store(true, Ordering::Release);
         Ok(scan)
     }
 
@@ -165,6 +172,7 @@ impl Shared {
             volumes: 0,
             snapshots: 0,
             problem,
+            age: None,
         }
     }
 }

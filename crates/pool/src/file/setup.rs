@@ -3,15 +3,18 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use stowage_host::{durable, reflink};
+use stowage_host::{Lock, LockError, durable, reflink};
 use stowage_model::error::Context;
 use stowage_model::{Error, PoolName, Reserve, Result};
+use tokio::sync::Semaphore;
 
 use super::ledger::Ledger;
-use super::{FilePool, Shared};
+use super::{Claim, FilePool, Shared};
+use crate::contract::claimed;
 
 /// What a file pool is configured with.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,17 +34,25 @@ pub struct Options {
 /// The file that marks a directory as a pool.
 pub(crate) const MARKER: &str = "stowage-pool.json";
 
+/// How often, and after which pauses, a pool that is taken is tried before that is told.
+const CLAIMS: u32 = 5;
+const CLAIM_AGAIN: Duration = Duration::from_millis(100);
+
+/// How much work goes on in a pool at the same time, each piece on a thread of its own: a file
+/// system that hangs keeps them all, and those of other pools must not run out.
+const WORK: usize = 16;
+/// The same for looks that only inform.
+const LOOKS: usize = 2;
+
 /// Entries a fresh file system may hold.
 const HARMLESS: [&str; 1] = ["lost+found"];
 
 impl FilePool {
-    /// Make the directory into a pool if it is none yet, and open it. A pool that cannot be used
-    /// (its file system is not mounted) opens all the same and says so in its status.
+    /// A pool that is not looked at yet: its file system may hang.
     ///
     /// # Errors
-    /// [`stowage_model::Kind::Invalid`] for a relative path, [`stowage_model::Kind::Precondition`]
-    /// for a directory with foreign files.
-    pub fn open(options: Options) -> Result<Self> {
+    /// [`stowage_model::Kind::Invalid`] for a relative path.
+    pub fn new(options: Options) -> Result<Self> {
         if !options.path.is_absolute() {
             return Err(Error::invalid(format!(
                 "pool {}: the path {} is not absolute",
@@ -49,34 +60,131 @@ impl FilePool {
                 options.path.display()
             )));
         }
-        let there = match check_marker(&options) {
-            Ok(()) => true,
-            Err(_) if options.may_initialise => {
-                initialise(&options)?;
-                true
-            }
-            Err(_) => false,
-        };
-        let reflink = match there {
-            true => OnceLock::from(try_reflink(&options)?),
-            false => OnceLock::new(),
-        };
         let ledger = Ledger::new(options.overprovision, options.reserve);
         Ok(Self {
             shared: Arc::new(Shared {
                 options,
-                reflink,
+                reflink: OnceLock::new(),
+                no_reflink: Mutex::default(),
+                read: AtomicBool::new(false),
+                claim: Mutex::default(),
                 ledger,
                 kept: Mutex::default(),
                 copied: Mutex::default(),
                 rounds: AtomicU64::default(),
             }),
+            looks: Arc::new(Semaphore::new(LOOKS)),
+            work: Arc::new(Semaphore::new(WORK)),
         })
+    }
+
+    /// Make the directory into a pool if it is none yet, and open it. A pool that cannot be used
+    /// (its file system is not mounted) opens all the same and says so in its status.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Invalid`] for a relative path, [`stowage_model::Kind::Precondition`]
+    /// for a directory with foreign files.
+    pub fn open(options: Options) -> Result<Self> {
+        let pool = Self::new(options)?;
+        let shared = &pool.shared;
+        match check_marker(&shared.options) {
+            Err(_) if shared.options.may_initialise => initialise(&shared.options)?,
+            Err(_) => return Ok(pool),
+            Ok(()) => {}
+        }
+        shared.learn_reflink();
+        shared.read.store(true, Ordering::Release);
+        Ok(pool)
+    }
+}
+
+impl Shared {
+    /// Take the directory for this daemon, made into a pool where it may be and is none: the lock
+    /// is on the pool's own marker, so that whoever reaches the pool, from another container too,
+    /// meets it.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] naming the daemon that has it, for a marker that is
+    /// missing or another pool's, and for a directory with foreign files.
+    pub(super) fn take(&self) -> Result<()> {
+        if let Err(e) = check_marker(&self.options) {
+            match self.options.may_initialise && !self.read.load(Ordering::Acquire) {
+                true => initialise(&self.options)?,
+                false => return Err(e),
+            }
+        }
+        let mut claim = self.claim();
+        claim.wanted = true;
+        if claim.lock.as_ref().is_some_and(Lock::is_in_place) {
+            return Ok(());
+        }
+        // A daemon that has just died may need a moment to let it go.
+        for _ in 0..CLAIMS {
+            match self.lock_marker() {
+                Err(LockError::Held { .. }) => std::thread::sleep(CLAIM_AGAIN),
+                other => {
+                    let taken = other.map_err(|e| claimed(&self.options.name, e))?;
+                    claim.lock = Some(taken);
+                    return Ok(());
+                }
+            }
+        }
+        let taken = self.lock_marker();
+        claim.lock = Some(taken.map_err(|e| claimed(&self.options.name, e))?);
+        Ok(())
+    }
+
+    fn lock_marker(&self) -> Result<Lock, LockError> {
+        let path = self.options.path.join(MARKER);
+        let file = fs::File::open(&path);
+        let file = file.map_err(|source| LockError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        Lock::on(file, &path)
+    }
+
+    /// Whether the directory is this pool, and, where it was taken for this daemon, still is: it
+    /// may be another one that was mounted there since. What was unmounted is let go.
+    pub(super) fn in_place(&self) -> Result<()> {
+        let there = check_marker(&self.options);
+        let mut claim = self.claim();
+        if claim.wanted && !claim.lock.as_ref().is_some_and(Lock::is_in_place) {
+            claim.lock = None;
+            if there.is_ok() {
+                let taken = self.lock_marker();
+                claim.lock = Some(taken.map_err(|e| claimed(&self.options.name, e))?);
+            }
+        }
+        there
+    }
+
+    pub(super) fn claim(&self) -> MutexGuard<'_, Claim> {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Find out whether files can share blocks here, unless that is known. It cannot be found out
+    /// while no file can be made.
+    pub(super) fn learn_reflink(&self) {
+        if self.reflink.get().is_some() {
+            return;
+        }
+        let mut why = self
+            .no_reflink
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match try_reflink(&self.options) {
+            Ok(known) => {
+                self.reflink.get_or_init(|| known);
+                *why = None;
+            }
+            Err(e) => *why = Some(e.chain()),
+        }
     }
 }
 
 /// Whether files can share blocks here. A kill may have left the files of an earlier trial.
-pub(super) fn try_reflink(options: &Options) -> Result<bool> {
+fn try_reflink(options: &Options) -> Result<bool> {
     let making = options.path.join("making");
     let failed = || format!("failed to try reflink in {}", options.path.display());
     for entry in fs::read_dir(&making).or_internal(failed)? {

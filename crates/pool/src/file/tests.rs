@@ -584,3 +584,24 @@ async fn a_directory_that_others_put_among_our_files_is_told_and_goes_with_nothi
         assert_eq!(std::fs::read(path.join("theirs")).unwrap(), b"bytes");
     }
 }
+
+#[tokio::test]
+async fn one_daemon_has_a_directory_and_what_was_unmounted_is_let_go() {
+    let bench = Bench::new(FsKind::Xfs);
+    let (first, second) = (bench.again(), bench.again());
+    let locks = Locks::new("/nonexistent");
+    first.claim(&locks).await.unwrap();
+    first.claim(&locks).await.unwrap();
+    let e = second.claim(&locks).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Precondition);
+    assert!(e.message().contains("another daemon"), "{e}");
+    // As seen where the directory lay.
+    let away = bench.fs.path().join("away");
+    std::fs::rename(bench.pool.path(), &away).unwrap();
+    assert!(first.status().await.unwrap().problem.is_some());
+    std::fs::rename(&away, bench.pool.path()).unwrap();
+    second.claim(&locks).await.unwrap();
+    // Another daemon took it meanwhile.
+    let problem = first.status().await.unwrap().problem;
+    assert!(problem.unwrap().contains("another daemon"));
+}

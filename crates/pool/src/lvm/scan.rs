@@ -82,15 +82,22 @@ impl LvmPool {
             volumes: 0,
             snapshots: 0,
             problem: None,
+            age: None,
         };
         let report = match self.vg.glance().await {
             Ok(report) => report,
             Err(error) => {
                 status.problem = Some(error.chain());
-                return Ok(status);
+                match self.vg.known() {
+                    Some((age, report)) => {
+                        status.age = Some(age.as_secs());
+                        report
+                    }
+                    None => return Ok(status),
+                }
             }
         };
-        status.problem = self.vg.problem();
+        status.problem = status.problem.or_else(|| self.vg.problem());
         status.media = media(&report);
         status.total = report.vg.size;
         if status.problem.is_none() {

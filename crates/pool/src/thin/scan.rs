@@ -60,12 +60,19 @@ impl ThinPool {
             volumes: 0,
             snapshots: 0,
             problem: None,
+            age: None,
         };
         let report = match self.vg.glance().await {
             Ok(report) => report,
             Err(error) => {
                 status.problem = Some(error.chain());
-                return Ok(status);
+                match self.vg.known() {
+                    Some((age, report)) => {
+                        status.age = Some(age.as_secs());
+                        report
+                    }
+                    None => return Ok(status),
+                }
             }
         };
         status.media = media(&report);
@@ -76,7 +83,12 @@ impl ThinPool {
                 return Ok(status);
             }
         };
-        status.problem = self.vg.problem().or_else(|| pool.illness());
+        let zeroing = self.zeroing(pool).err().map(|e| e.chain());
+        status.problem = status
+            .problem
+            .or_else(|| self.vg.problem())
+            .or_else(|| pool.illness())
+            .or(zeroing);
         status.total = pool.size;
         let room = self.room(&report, pool);
         status.promised = room.promised;

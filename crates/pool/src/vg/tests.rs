@@ -1,5 +1,6 @@
 use super::samples::{EMPTY, FULL, GROUP, MISSING, PARTIAL, Steps, vg};
 use super::*;
+use stowage_host::Locks;
 use stowage_host::fake::Script;
 use stowage_model::Kind;
 
@@ -50,6 +51,71 @@ async fn a_group_without_a_disk_is_a_problem() {
     );
     assert!(vg.problem().unwrap().contains("1 disk(s)"));
     assert_eq!(vg.whole(&report).unwrap_err().kind(), Kind::Precondition);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_does_not_answer_is_left_alone_and_then_asked_again() {
+    let argv = report::command("vg-0").argv();
+    let argv: Vec<_> = argv.iter().map(String::as_str).collect();
+    // A call that the script does not expect is a process too many.
+    let script = Script::new()
+        .report(GROUP)
+        .times_out(&argv)
+        .times_out(&argv)
+        .report(GROUP);
+    let vg = alone(script);
+    let known = vg.report().await.unwrap();
+    vg.report().await.unwrap_err();
+    for _ in 0..5 {
+        let e = vg.glance().await.unwrap_err();
+        assert!(e.message().contains("vg-0 does not answer"), "{e}");
+        vg.look_again().await;
+    }
+    assert!(vg.problem().is_some() && vg.recall().is_none());
+    assert!(Arc::ptr_eq(&vg.known().unwrap().1, &known));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    vg.look_again().await;
+    // Twice as long, the second time.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    vg.look_again().await;
+    assert!(vg.problem().is_some());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    vg.look_again().await;
+    assert!(vg.problem().is_none() && vg.findings().is_empty());
+}
+
+#[tokio::test]
+async fn callers_that_come_together_share_a_report() {
+    let script = Script::new().report(GROUP).report(GROUP);
+    let vg = alone(script);
+    let first = vg.ask().await.unwrap();
+    let both = async { tokio::join!(vg.report(), vg.report()) };
+    let ((one, other), ()) = tokio::join!(both, async {
+        tokio::task::yield_now().await;
+        drop(first);
+    });
+    assert!(Arc::ptr_eq(&one.unwrap(), &other.unwrap()));
+    vg.report().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_daemon_has_a_group_and_commands_of_a_dead_one_are_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let locks = Locks::new(dir.path());
+    let (vg, other) = (alone(Script::new()), alone(Script::new()));
+    let left = locks.take("change@vg-0", Duration::ZERO).await.unwrap();
+    assert_eq!(vg.claim(&locks).await.unwrap_err().kind(), Kind::Pending);
+    drop(left);
+    vg.claim(&locks).await.unwrap();
+    vg.claim(&locks).await.unwrap();
+    let e = other.claim(&locks).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Precondition);
+    assert!(e.message().contains("another daemon"), "{e}");
+    drop(vg);
+    other.claim(&locks).await.unwrap();
+    // A thin pool in the group is another pool.
+    let thin = alone(Script::new()).of_thin_pool("tp");
+    thin.claim(&locks).await.unwrap();
 }
 
 /// In [`GROUP`] a thick volume with a snapshot.

@@ -195,19 +195,58 @@ async fn endless_output_is_refused_not_kept() {
 }
 
 #[tokio::test]
-async fn lvm_keeps_the_lock_as_its_stdin() {
+async fn a_command_has_its_lock_as_its_empty_stdin_and_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
-    let lock = DaemonLock::acquire(&dir.path().join("lock"), Duration::ZERO).unwrap();
-    let system = System::holding(&lock).unwrap();
+    let system = System::with_locks(Locks::new(dir.path()));
+    let locked = |cmd: Cmd| cmd.locked("change@vg", Duration::ZERO);
     let output = system
-        .run(Cmd::new("readlink").arg("/proc/self/fd/0"))
+        .run(locked(Cmd::new("readlink").arg("/proc/self/fd/0")))
         .await
         .unwrap();
+    let path = dir.path().join("change@vg");
+    assert_eq!(output.stdout.trim(), path.to_str().unwrap());
+    assert!(!path.exists());
     assert_eq!(
-        output.stdout.trim(),
-        dir.path().join("lock").to_str().unwrap()
+        system.run(locked(Cmd::new("cat"))).await.unwrap().stdout,
+        ""
     );
-    assert_eq!(system.run(Cmd::new("cat")).await.unwrap().stdout, "");
-    let output = system.run(Cmd::new("lvm").arg("version")).await.unwrap();
-    assert!(!output.stderr.contains("leaked"), "{}", output.stderr);
+    let output = system.run(locked(Cmd::new("lvm").arg("version"))).await;
+    let said = output.unwrap().stderr;
+    assert!(!said.contains("leaked"), "{said}");
+}
+
+#[tokio::test]
+async fn a_command_left_behind_holds_up_what_it_works_on_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let system = || System::with_locks(Locks::new(dir.path()));
+    // Told to end and deaf to it, and forgotten with its runtime, as by a daemon that is killed.
+    let runtime = std::thread::spawn({
+        let system = system();
+        move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let deaf = sh("trap '' TERM; sleep 30").locked("change@vg", Duration::ZERO);
+            runtime.block_on(async move {
+                let _ = timeout(Duration::from_millis(300), system.run(deaf)).await;
+            });
+            runtime.shutdown_background();
+        }
+    });
+    runtime.join().unwrap();
+    let next = |name: &str| {
+        let cmd = Cmd::new("true").locked(name, Duration::from_millis(100));
+        async move { system().run(cmd).await }
+    };
+    let refused = next("change@vg").await;
+    next("change@other").await.unwrap();
+    let Err(CmdError::Busy { by, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    // The shell and what it started.
+    assert!(by.iter().any(|h| h.comm == "sh"), "{by:?}");
+    for holder in by {
+        let pid = Pid::from_raw(i32::try_from(holder.pid).unwrap()).unwrap();
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+    let again = Cmd::new("true").locked("change@vg", Duration::from_secs(10));
+    system().run(again).await.unwrap();
 }

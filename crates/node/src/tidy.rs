@@ -1,0 +1,94 @@
+//! What can only be told from all pools together: a note, or a member of a group, that is about
+//! nothing. It waits until all of them were read, and operations may be under way by then: each
+//! thing is looked at again while it is held.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use stowage_model::{Id, Result};
+
+use crate::attachments::Attachment;
+use crate::journal::Intent;
+use crate::local::Inner;
+
+impl Inner {
+    /// Tidy up, once, when every pool and every record in it could be read.
+    pub(crate) async fn tidy(self: &Arc<Self>) {
+        // With a pool or a record unread, what seems to lack a volume or a member may well have it
+        // there.
+        let all_read = self.unread.pools().is_empty()
+            && !self.unread.lacks_records()
+            && !self.halves.load(Ordering::Acquire);
+        if !all_read || self.tidied.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Err(e) = self.clear_stale_journal().await {
+            tracing::warn!(error = %e.chain(), "stale journal entries stay until the next start");
+        }
+        if let Err(e) = self.clear_stale_attachments().await {
+            tracing::warn!(error = %e.chain(), "stale notes stay until the next start");
+        }
+        self.undo_partial_groups().await;
+        self.unused_stagings().await;
+    }
+
+    /// What a note was about is gone, or never was, or was made another time. Only what was noted
+    /// before this start: an operation notes what it is about to do, and what it could not undo.
+    async fn clear_stale_journal(self: &Arc<Self>) -> Result<()> {
+        for (id, before) in &self.noted_before {
+            let _held = self.ops.begin_reading(id).await;
+            let stale = self.index.get(id).is_none() || matches!(before, Intent::Create { .. });
+            if stale && self.noted(id).await?.as_ref() == Some(before) {
+                self.unnote(id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A use is noted before an ephemeral volume is made and forgotten after a volume is removed;
+    /// a kill in between leaves a note about nothing.
+    async fn clear_stale_attachments(self: &Arc<Self>) -> Result<()> {
+        for id in self.attachments.all().keys() {
+            if self.index.get(id).is_some() {
+                continue;
+            }
+            let _held = self.ops.begin_reading(id).await;
+            if self.index.get(id).is_none() {
+                let forgotten = self
+                    .attachments
+                    .update(id, |a| *a = Attachment::default())
+                    .await;
+                forgotten?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A group is cut whole or not at all.
+    async fn undo_partial_groups(self: &Arc<Self>) {
+        let members = self.index.list(|e| e.record.group.is_some());
+        let groups = members.iter().filter_map(|e| e.record.group.clone());
+        let mut groups: Vec<(Id, usize)> = groups.map(|m| (m.group, m.of)).collect();
+        groups.sort();
+        groups.dedup();
+        for (group, of) in groups {
+            if self.members(&group).len() >= of {
+                continue;
+            }
+            // Whoever cuts or removes a group holds it.
+            let _held = self.ops.begin_reading(&group).await;
+            let members = self.members(&group);
+            if members.len() >= of {
+                continue;
+            }
+            for member in &members {
+                let id = &member.record.id;
+                let _held = self.ops.begin_reading(id).await;
+                tracing::warn!(snapshot.id = %id, %group, of, "removing a member of an unfinished group");
+                if let Err(e) = self.drop_snapshot(member).await {
+                    self.unfinished(&member.pool, id, &e);
+                }
+            }
+        }
+    }
+}
