@@ -50,7 +50,7 @@ pub fn supported(dir: &Path) -> Result<bool, FsError> {
 }
 
 /// Makes `dst` (new, mode 0600) a copy of `src` that shares its blocks; ioctl_ficlone(2). Durable
-/// once its directory is synced. Where `src` is written in place ([`set_in_place`]) `dst` is too:
+/// once its directory is synced. Where `src` is written in place (no copy on write) `dst` is too:
 /// btrfs shares between no others.
 ///
 /// # Errors
