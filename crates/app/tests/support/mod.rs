@@ -363,8 +363,8 @@ impl Rig {
             .stderr(log);
         let mut child = command.spawn().expect("the program under test starts");
         let deadline = Instant::now() + START;
-        // The admin socket is bound last; a leftover of a killed daemon does not answer.
-        while UnixStream::connect(self.path("admin.sock")).is_err() {
+        // The admin socket is bound last.
+        while !self.answers(child.id()) {
             if child.try_wait().expect("a child").is_some() {
                 return false;
             }
@@ -377,6 +377,16 @@ impl Rig {
         }
         self.daemon = Some(child);
         true
+    }
+
+    /// Whether the daemon with this process id listens. A command that a killed one was just starting
+    /// keeps its sockets open until it executes, and nobody answers there.
+    fn answers(&self, pid: u32) -> bool {
+        let Ok(stream) = UnixStream::connect(self.path("admin.sock")) else {
+            return false;
+        };
+        let peer = rustix::net::sockopt::socket_peercred(&stream).expect("a Unix socket");
+        peer.pid.as_raw_nonzero().get().cast_unsigned() == pid
     }
 
     /// Start the daemon.
