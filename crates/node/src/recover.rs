@@ -36,7 +36,9 @@ impl Inner {
         let mut whole = true;
         for defect in scan.defects {
             let (what, ids) = match defect {
-                Defect::Unreadable { what, id, .. } => (what, id.into_iter().collect()),
+                Defect::Unreadable { what, id, why } => {
+                    (format!("{what}: {why}"), id.into_iter().collect())
+                }
                 Defect::Astray { lv, ids, .. } => (lv, ids),
                 Defect::Foreign(_) | Defect::LostSnapshot(_) => continue,
             };
