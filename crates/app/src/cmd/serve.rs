@@ -1,10 +1,10 @@
 //! `stowage serve`: the daemon.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use stowage_node::{Local, Options};
@@ -23,6 +23,10 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// How long callers may take to hear what their operations came to.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A command that a killed daemon was just starting keeps its listening socket open until it executes,
+/// and a client of it finds somebody there.
+const LEFTOVER: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let config = Config::load(config)?;
@@ -60,8 +64,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let local = Local::start(options, config.pool.clone()).await?;
     let stop = stop_on_signal()?;
-    let csi_socket = bind(&config.csi_socket)?;
-    let admin_socket = bind(&config.admin_socket)?;
+    let csi_socket = bind(&config.csi_socket).await?;
+    let admin_socket = bind(&config.admin_socket).await?;
     tracing::info!(node = %csi.node_id, csi = %config.csi_socket.display(),
         admin = %config.admin_socket.display(), pools = config.pool.len(), "serving");
     let admin = tokio::spawn(admin::server::serve(
@@ -116,12 +120,22 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn bind(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
+async fn bind(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)
             .with_context(|| format!("failed to make {}", parent.display()))?;
     }
-    stowage_csi::bind(path).with_context(|| format!("failed to listen at {}", path.display()))
+    let deadline = Instant::now() + LEFTOVER;
+    loop {
+        match stowage_csi::bind(path) {
+            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            bound => {
+                return bound.with_context(|| format!("failed to listen at {}", path.display()));
+            }
+        }
+    }
 }
 
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {
