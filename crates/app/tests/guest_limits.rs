@@ -43,3 +43,8 @@ fn limits_go_with_the_last_target() {
 fn a_reader_of_a_raw_device_is_limited() {
     throttle::readers_are_limited(&rig());
 }
+
+#[test]
+fn a_snapshot_of_a_limited_volume_waits_for_no_limit_and_holds_nobody_up() {
+    throttle::a_cut_does_not_wait_for_the_limit(&rig());
+}

@@ -38,6 +38,16 @@ pub fn freeze(path: &Path) -> Result<(), FsError> {
     unsafe { ioctl(&dir, Setter::<FIFREEZE, i32>::new(0)) }.context("freeze", path)
 }
 
+/// Brings everything written to the file system mounted at `path` to its disk; syncfs(2). Writers
+/// go on meanwhile.
+///
+/// # Errors
+/// EIO if something could not be written.
+pub fn sync(path: &Path) -> Result<(), FsError> {
+    let dir = File::open(path).context("open", path)?;
+    rustix::fs::syncfs(&dir).context("sync", path)
+}
+
 /// Lets writes go on. Returns false if it was not frozen.
 ///
 /// # Errors

@@ -193,9 +193,10 @@ impl Inner {
             }
             record.content = source.record.content.copied();
             record.fs_bytes = source.record.fs_bytes;
-            let freeze = self.freeze_for_cut(std::slice::from_ref(source)).await?;
-            let made = pool.clone_volume(&source.record, &record, size).await;
-            let thawed = self.thaw_after_cut(freeze).await;
+            let held = self.hold_writers(std::slice::from_ref(source)).await?;
+            let turn = held.turn(&pool);
+            let made = pool.clone_in(turn, &source.record, &record, size).await;
+            let thawed = self.let_writers_go(held).await;
             failpoint::hit("node.clone.made");
             // After a thaw that failed it is torn, perhaps; the next call of this name must not find
             // it.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use stowage_host::failpoint;
@@ -12,7 +13,9 @@ use stowage_model::request::GroupRequest;
 use stowage_model::volumes::Group;
 use stowage_model::{Error, Id, Kind, PoolName, Record, Result};
 use stowage_pool::Pool;
+use tokio::time::timeout_at;
 
+use crate::cut::{HOLD, Held, took_too_long};
 use crate::index::Entry;
 use crate::local::Inner;
 
@@ -114,26 +117,10 @@ impl Inner {
                 .or_insert_with(|| (Arc::clone(&source.pool), Vec::new()));
             entry.1.push(source.record.clone());
         }
-        let frozen = self.freeze_for_cut(&sources).await?;
-        let mut result = suspend_all(&self_freezing).await;
-        failpoint::hit("node.group.held");
-        let mut made: Vec<&Record> = Vec::new();
-        if result.is_ok() {
-            for (source, record) in cuts {
-                result = source.pool.snapshot(&source.record, record).await;
-                // What was there before was not made here.
-                if !result.as_ref().is_err_and(|e| e.kind() == Kind::Exists) {
-                    made.push(record);
-                }
-                if result.is_err() {
-                    break;
-                }
-                failpoint::hit("node.group.member-cut");
-            }
-        }
-        let resumed = resume_all(&self_freezing).await;
-        let thawed = self.thaw_after_cut(frozen).await;
-        let result = result.and(resumed).and(thawed);
+        let held = self.hold_writers(&sources).await?;
+        let (made, cut) = self.cut_held(cuts, &self_freezing, &held).await;
+        let let_go = self.let_writers_go(held).await;
+        let result = cut.and(let_go);
         for (source, record) in cuts.iter().filter(|(_, r)| made.contains(&r)) {
             match &result {
                 Ok(()) => {
@@ -147,6 +134,52 @@ impl Inner {
             }
         }
         result
+    }
+
+    /// Cut every member while the writers of all are held. Answers those that were made, in any
+    /// case.
+    async fn cut_held<'a>(
+        &self,
+        cuts: &'a [(Entry, Record)],
+        self_freezing: &ByPool,
+        held: &Held,
+    ) -> (Vec<&'a Record>, Result<()>) {
+        let mut made = Vec::new();
+        let late = AtomicBool::new(false);
+        let cut = {
+            let cutting = async {
+                suspend_all(self_freezing, held).await?;
+                failpoint::hit("node.group.held");
+                for (source, record) in cuts {
+                    // The others would be of another moment.
+                    if late.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let turn = held.turn(&source.pool);
+                    let cut = source.pool.snapshot_in(turn, &source.record, record).await;
+                    // What was there before was not made here.
+                    if !cut.as_ref().is_err_and(|e| e.kind() == Kind::Exists) {
+                        made.push(record);
+                    }
+                    cut?;
+                    failpoint::hit("node.group.member-cut");
+                }
+                Ok(())
+            };
+            let mut cutting = std::pin::pin!(cutting);
+            match timeout_at(held.since + HOLD, cutting.as_mut()).await {
+                Ok(cut) => cut,
+                Err(_) => {
+                    // What runs now cannot be cut off, but its writers need not wait for it.
+                    late.store(true, Ordering::Relaxed);
+                    let resumed = resume_all(self_freezing).await;
+                    let ended = cutting.await;
+                    ended.and(resumed).and(Err(took_too_long()))
+                }
+            }
+        };
+        let resumed = resume_all(self_freezing).await;
+        (made, cut.and(resumed))
     }
 
     /// The members of a group, in the order of their sources.
@@ -221,7 +254,7 @@ fn not_now(e: Error) -> Error {
     }
 }
 
-async fn suspend_all(by_pool: &ByPool) -> Result<()> {
+async fn suspend_all(by_pool: &ByPool, held: &Held) -> Result<()> {
     // One device needs no holding: its own cut is one moment.
     if by_pool
         .values()
@@ -232,7 +265,7 @@ async fn suspend_all(by_pool: &ByPool) -> Result<()> {
         return Ok(());
     }
     for (pool, records) in by_pool.values() {
-        pool.suspend(records).await?;
+        pool.suspend_in(held.turn(pool), records).await?;
     }
     Ok(())
 }
@@ -244,3 +277,6 @@ async fn resume_all(by_pool: &ByPool) -> Result<()> {
     }
     result
 }
+
+#[cfg(test)]
+mod tests;

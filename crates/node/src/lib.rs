@@ -6,7 +6,7 @@
 //!   door ──▶ Volumes / Publish (Local) ──▶ ops (one operation per volume)
 //!                │                          journal (what was about to happen)
 //!                │                          index  (what is there; rebuilt from the pools)
-//!                ├─▶ create · fill · grow · snapshot · group · remove      ──▶ dyn Pool
+//!                ├─▶ create · fill · grow · cut · snapshot · group · remove      ──▶ dyn Pool
 //!                └─▶ stage · target · simple · ephemeral · throttle · stats ──▶ host
 //!   start · recover (scan, journal, thaw, purge) · tidy      every few seconds: tend
 //!   ask (what is known of pools that do not answer)
@@ -18,6 +18,7 @@ mod ask;
 mod attachments;
 mod choose;
 mod create;
+mod cut;
 mod ephemeral;
 mod fill;
 mod findings;

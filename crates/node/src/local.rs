@@ -99,6 +99,8 @@ pub(crate) struct Inner {
     pub(crate) chores: Mutex<BTreeSet<(Chore, PoolName)>>,
     /// Those whose consumers are neither seen nor known to be gone.
     pub(crate) doubtful: Mutex<BTreeSet<Id>>,
+    /// Volumes whose data are on their way to the disk.
+    pub(crate) syncing: Mutex<BTreeSet<Id>>,
     pub(crate) stopping: CancellationToken,
     /// What reading the pools, and work on what they hold, found.
     pub(crate) found: RwLock<BTreeMap<PoolName, Vec<Finding>>>,

@@ -2,26 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use stowage_host::freeze::Guard;
-use stowage_host::{blocking, device, failpoint};
-use stowage_model::error::Context;
+use stowage_host::failpoint;
 use stowage_model::id::Role;
 use stowage_model::volumes::Snapshot;
-use stowage_model::{Error, FsType, Id, Record, Result, SnapshotRequest};
+use stowage_model::{Error, Id, Record, Result, SnapshotRequest};
 
 use crate::index::Entry;
 use crate::local::Inner;
 use crate::target::mount_at;
-
-/// How long a file system may stay frozen at most, whatever happens to us meanwhile.
-const FREEZE_BOUND: Duration = Duration::from_secs(10);
-
-/// Frozen file systems; thawed by [`Inner::thaw_after_cut`], or by the guard's own process when
-/// we die or take too long.
-pub(crate) struct Frozen(Option<Guard>);
 
 impl Inner {
     pub(crate) async fn cut_snapshot(self: &Arc<Self>, want: SnapshotRequest) -> Result<Snapshot> {
@@ -70,56 +60,18 @@ impl Inner {
 
     /// Cut `source` into `record`, frozen where it is mounted. The caller holds both.
     pub(crate) async fn cut(self: &Arc<Self>, source: &Entry, record: &Record) -> Result<()> {
-        let frozen = self.freeze_for_cut(std::slice::from_ref(source)).await?;
-        let cut = source.pool.snapshot(&source.record, record).await;
-        let thawed = self.thaw_after_cut(frozen).await;
-        if let Err(e) = cut.and(thawed) {
+        let held = self.hold_writers(std::slice::from_ref(source)).await?;
+        let turn = held.turn(&source.pool);
+        let cut = source.pool.snapshot_in(turn, &source.record, record);
+        let cut = cut.await;
+        let let_go = self.let_writers_go(held).await;
+        if let Err(e) = cut.and(let_go) {
             self.creation_failed(&source.pool, record, &e).await;
             return Err(e);
         }
         let entry = Entry::new(record.clone(), source.size, Arc::clone(&source.pool));
         self.index.put(entry);
         Ok(())
-    }
-
-    /// Freeze the mounted ones of these volumes whose pools do not do so by themselves, and bring
-    /// what raw devices hold in memory to the disk.
-    pub(crate) async fn freeze_for_cut(&self, sources: &[Entry]) -> Result<Frozen> {
-        let mut mounted: Vec<PathBuf> = Vec::new();
-        for source in sources {
-            let Some(device) = source.pool.attached(&source.record).await? else {
-                continue;
-            };
-            let Some(path) = self.seen_mounted(source).await? else {
-                let path = device.path.clone();
-                blocking(move || device::sync(&path))
-                    .await
-                    .or_internal(|| format!("failed to flush {}", source.title()))?;
-                continue;
-            };
-            // Device mapper does not reach btrfs, whose log of synced files would then be in the
-            // cut; a copy gets a UUID of its own by btrfstune, which makes such a log unreadable.
-            let btrfs = source.record.content.file_system() == Some(FsType::Btrfs);
-            if btrfs || !source.pool.freezes_itself() {
-                mounted.push(path);
-            }
-        }
-        if mounted.is_empty() {
-            return Ok(Frozen(None));
-        }
-        let exe = self.options.program.clone();
-        let guard = blocking(move || -> Result<Guard> {
-            let names: Vec<String> = mounted.iter().map(|p| p.display().to_string()).collect();
-            let failed = || format!("failed to freeze {}", names.join(", "));
-            let guard = Guard::arm(&exe, &mounted, FREEZE_BOUND).or_internal(failed)?;
-            for path in &mounted {
-                stowage_host::freeze::freeze(path).or_internal(failed)?;
-            }
-            Ok(guard)
-        })
-        .await?;
-        failpoint::hit("node.snapshot.frozen");
-        Ok(Frozen(Some(guard)))
     }
 
     /// A path where the volume's own file system is mounted. What we noted does not tell: somebody
@@ -136,22 +88,6 @@ impl Inner {
             }
         }
         Ok(None)
-    }
-
-    /// Thaw; an error says that the freeze had ended before, so the cut may not be one moment.
-    pub(crate) async fn thaw_after_cut(&self, frozen: Frozen) -> Result<()> {
-        let Some(guard) = frozen.0 else { return Ok(()) };
-        let still = blocking(move || guard.release())
-            .await
-            .or_internal(|| "failed to thaw after the cut".to_owned())?;
-        if still {
-            return Ok(());
-        }
-        Err(Error::internal(format!(
-            "the cut took longer than the {} s a file system may stay frozen; try again when the \
-             disk is less busy",
-            FREEZE_BOUND.as_secs()
-        )))
     }
 
     pub(crate) async fn remove_snapshot(self: &Arc<Self>, id: &Id) -> Result<()> {

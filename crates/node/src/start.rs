@@ -147,6 +147,7 @@ impl Inner {
             making: Default::default(),
             chores: Mutex::default(),
             doubtful: Mutex::default(),
+            syncing: Mutex::default(),
             kernel: findings::of_kernel(&kernel::lacking(), &kernel::release()),
             limits: Default::default(),
             stopping: CancellationToken::new(),

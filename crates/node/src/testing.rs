@@ -18,7 +18,9 @@ use stowage_model::volumes::{Capacity, Finding, PoolStatus, Volumes};
 use stowage_model::{
     Bytes, Error, FsType, Id, Limits, Name, PoolKind, PoolName, Record, Result, VolumeRequest,
 };
-use stowage_pool::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan};
+use stowage_pool::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan, Turn};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
 
 use crate::ephemeral::EphemeralRules;
 use crate::index::Entry;
@@ -171,6 +173,11 @@ pub(crate) struct Files {
     pub(crate) waits: AtomicBool,
     /// How often its status was asked for.
     pub(crate) asked: AtomicU32,
+    /// How long a snapshot takes.
+    pub(crate) cuts_take: Mutex<Duration>,
+    /// What was done, and when.
+    pub(crate) steps: Mutex<Vec<(&'static str, Instant)>>,
+    turn: Arc<AsyncMutex<()>>,
 }
 
 impl Files {
@@ -190,6 +197,9 @@ impl Files {
             silent: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             asked: AtomicU32::new(0),
+            cuts_take: Mutex::default(),
+            steps: Mutex::default(),
+            turn: Arc::default(),
         }
     }
 
@@ -201,6 +211,10 @@ impl Files {
 
     pub(crate) fn file(&self, id: &Id) -> PathBuf {
         self.dir.join(id.as_str())
+    }
+
+    fn log(&self, step: &'static str) {
+        self.steps.lock().unwrap().push((step, Instant::now()));
     }
 
     fn make(&self, record: &Record, size: Bytes) -> Bytes {
@@ -298,10 +312,19 @@ impl Pool for Files {
     }
 
     async fn create(&self, record: &Record, size: Bytes) -> Result<Bytes> {
+        let _turn = self.turn().await;
+        self.log("create");
         Ok(self.make(record, size))
     }
 
-    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
+    async fn turn(&self) -> Turn {
+        Arc::clone(&self.turn).lock_owned().await.into()
+    }
+
+    async fn snapshot_in(&self, _turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
+        self.log("cut");
+        let takes = *self.cuts_take.lock().unwrap();
+        tokio::time::sleep(takes).await;
         std::fs::copy(self.file(&of.id), self.file(&snapshot.id)).unwrap();
         self.make(snapshot, SIZE);
         Ok(())
@@ -311,7 +334,13 @@ impl Pool for Files {
         true
     }
 
-    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
+    async fn clone_in(
+        &self,
+        _turn: &Turn,
+        source: &Record,
+        new: &Record,
+        size: Bytes,
+    ) -> Result<Bytes> {
         std::fs::copy(self.file(&source.id), self.file(&new.id)).unwrap();
         Ok(self.make(new, size))
     }
@@ -368,11 +397,13 @@ impl Pool for Files {
         Ok(())
     }
 
-    async fn suspend(&self, _records: &[Record]) -> Result<()> {
+    async fn suspend_in(&self, _turn: &Turn, _records: &[Record]) -> Result<()> {
+        self.log("suspend");
         Ok(())
     }
 
     async fn resume(&self, _records: &[Record]) -> Result<()> {
+        self.log("resume");
         Ok(())
     }
 

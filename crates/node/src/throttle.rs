@@ -102,6 +102,16 @@ impl Inner {
         }
     }
 
+    /// Lift the limits from every consumer of a volume for a while; [`Inner::limits_again`] ends it,
+    /// at the next start should we die before. The caller holds the volume.
+    pub(crate) async fn lift_limits(&self, entry: &Entry) {
+        let mut unlimited = entry.clone();
+        unlimited.record.limits = Limits::default();
+        if let Err(e) = self.throttle_all(&unlimited).await {
+            tracing::warn!(volume.id = %entry.record.id, error = %e.chain(), "limits not lifted");
+        }
+    }
+
     /// Set the limits of every consumer of a volume again after a restart, and find the cgroups of
     /// those that had none when they were published. The caller holds the volume.
     pub(crate) async fn limits_again(&self, id: &Id) {

@@ -10,6 +10,7 @@ use stowage_host::{Holder, LockError, Locks};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
+use tokio::sync::OwnedMutexGuard;
 
 /// A device a volume or snapshot is reached through.
 #[derive(Debug, Clone)]
@@ -112,6 +113,24 @@ pub struct Scan {
     pub leftovers: Vec<Leftover>,
     /// Things to report.
     pub defects: Vec<Defect>,
+}
+
+/// A pool's turn to be changed, where its kind has such a thing; others wait until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Turn {
+    _held: Option<OwnedMutexGuard<()>>,
+}
+
+impl Turn {
+    /// Of a pool whose kind takes none.
+    pub const NONE: Self = Self { _held: None };
+}
+
+impl From<OwnedMutexGuard<()>> for Turn {
+    fn from(held: OwnedMutexGuard<()>) -> Self {
+        Self { _held: Some(held) }
+    }
 }
 
 /// What became of a removed volume.
@@ -230,17 +249,39 @@ pub trait Pool: Send + Sync {
     /// else bears its id: then nothing was made.
     async fn create(&self, record: &Record, size: Bytes) -> Result<Bytes>;
 
-    /// Cut a snapshot of a volume. The cut is a moment of the device; the caller freezes a
-    /// mounted file system where [`Pool::freezes_itself`] is false.
-    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()>;
+    /// Wait for the pool's turn. Whoever holds writers takes it before, since a cut that queued
+    /// behind other changes would hold them for as long as those take.
+    async fn turn(&self) -> Turn {
+        Turn::NONE
+    }
+
+    /// Cut a snapshot of a volume, in this turn. The cut is a moment of the device; the caller
+    /// freezes a mounted file system where [`Pool::freezes_itself`] is false.
+    async fn snapshot_in(&self, turn: &Turn, of: &Record, snapshot: &Record) -> Result<()>;
+
+    /// As [`Pool::snapshot_in`], in a turn of its own.
+    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
+        self.snapshot_in(&self.turn().await, of, snapshot).await
+    }
 
     /// Whether cutting a snapshot makes the kernel freeze the file system on the volume by
     /// itself (device mapper does on suspend; freezing twice fails before Linux 6.6).
     fn freezes_itself(&self) -> bool;
 
-    /// Make a volume from a snapshot or volume of this pool without copying; `size` is at least
-    /// the source's.
-    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes>;
+    /// Make a volume from a snapshot or volume of this pool without copying, in this turn; `size`
+    /// is at least the source's.
+    async fn clone_in(
+        &self,
+        turn: &Turn,
+        source: &Record,
+        new: &Record,
+        size: Bytes,
+    ) -> Result<Bytes>;
+
+    /// As [`Pool::clone_in`], in a turn of its own.
+    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
+        self.clone_in(&self.turn().await, source, new, size).await
+    }
 
     /// What the pool itself knows of an attached volume's bytes; proves more, and costs less, than
     /// reading its device.
@@ -308,7 +349,12 @@ pub trait Pool: Send + Sync {
 
     /// Hold writes to these volumes (all in this pool) so that snapshots taken until
     /// [`Pool::resume`] show one moment. Only called for pools that freeze by themselves.
-    async fn suspend(&self, records: &[Record]) -> Result<()>;
+    async fn suspend_in(&self, turn: &Turn, records: &[Record]) -> Result<()>;
+
+    /// As [`Pool::suspend_in`], in a turn of its own.
+    async fn suspend(&self, records: &[Record]) -> Result<()> {
+        self.suspend_in(&self.turn().await, records).await
+    }
 
     /// End [`Pool::suspend`]; harmless when nothing is suspended.
     async fn resume(&self, records: &[Record]) -> Result<()>;

@@ -33,7 +33,7 @@ use stowage_model::volumes::{Capacity, Finding, PoolStatus, Severity, Trouble};
 use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Written};
+use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Turn, Written};
 use ledger::Ledger;
 
 pub use setup::Options;
@@ -262,7 +262,7 @@ impl Pool for FilePool {
         self.run(move |shared| shared.create(&record, size)).await
     }
 
-    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
+    async fn snapshot_in(&self, _turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
         self.can_snapshot()?;
         let (of, snapshot) = (of.clone(), snapshot.clone());
         self.run(move |shared| shared.share(&of, &snapshot, Bytes(0)).map(drop))
@@ -273,7 +273,13 @@ impl Pool for FilePool {
         false
     }
 
-    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
+    async fn clone_in(
+        &self,
+        _turn: &Turn,
+        source: &Record,
+        new: &Record,
+        size: Bytes,
+    ) -> Result<Bytes> {
         self.can_snapshot()?;
         let (source, new) = (source.clone(), new.clone());
         self.run(move |shared| shared.share(&source, &new, size))
@@ -336,7 +342,7 @@ impl Pool for FilePool {
         self.run(move |shared| shared.detach(&record)).await
     }
 
-    async fn suspend(&self, _records: &[Record]) -> Result<()> {
+    async fn suspend_in(&self, _turn: &Turn, _records: &[Record]) -> Result<()> {
         Ok(())
     }
 

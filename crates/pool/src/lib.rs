@@ -18,4 +18,4 @@ pub mod lvm;
 pub mod thin;
 mod vg;
 
-pub use contract::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan, Written};
+pub use contract::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan, Turn, Written};

@@ -45,7 +45,7 @@ use stowage_model::{Bytes, PoolKind, PoolName, Record, Reserve, Result};
 
 use crate::vg::watch::Watch;
 use crate::vg::{Vg, names};
-use crate::{Attach, Device, Leftover, Pool, Removed, Scan};
+use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Turn};
 
 pub use setup::{Options, Wipe, make};
 
@@ -158,16 +158,26 @@ impl Pool for LvmPool {
         self.create_volume(record, size).await
     }
 
-    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
-        self.cut(of, snapshot).await
+    async fn turn(&self) -> Turn {
+        self.vg.turn_to_cut().await
+    }
+
+    async fn snapshot_in(&self, turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
+        self.cut(turn, of, snapshot).await
     }
 
     fn freezes_itself(&self) -> bool {
         true
     }
 
-    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
-        self.add_reader(source, new, size).await
+    async fn clone_in(
+        &self,
+        turn: &Turn,
+        source: &Record,
+        new: &Record,
+        size: Bytes,
+    ) -> Result<Bytes> {
+        self.add_reader(turn, source, new, size).await
     }
 
     async fn intact(&self, record: &Record) -> Result<()> {
@@ -210,7 +220,7 @@ impl Pool for LvmPool {
         self.let_go(record).await
     }
 
-    async fn suspend(&self, records: &[Record]) -> Result<()> {
+    async fn suspend_in(&self, _turn: &Turn, records: &[Record]) -> Result<()> {
         self.vg.suspend(&self.lvs(records)).await
     }
 

@@ -45,7 +45,7 @@ use stowage_model::{Bytes, Error, PoolKind, PoolName, Record, Result};
 
 use crate::vg::watch::Watch;
 use crate::vg::{Lv, Report, Vg, names};
-use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Written};
+use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Turn, Written};
 
 pub use setup::{Options, make};
 
@@ -228,16 +228,26 @@ impl Pool for ThinPool {
         self.create_volume(record, size).await
     }
 
-    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
-        self.cut(of, snapshot).await
+    async fn turn(&self) -> Turn {
+        self.vg.turn_to_cut().await
+    }
+
+    async fn snapshot_in(&self, turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
+        self.cut(turn, of, snapshot).await
     }
 
     fn freezes_itself(&self) -> bool {
         true
     }
 
-    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
-        self.make_clone(source, new, size).await
+    async fn clone_in(
+        &self,
+        turn: &Turn,
+        source: &Record,
+        new: &Record,
+        size: Bytes,
+    ) -> Result<Bytes> {
+        self.make_clone(turn, source, new, size).await
     }
 
     async fn written(&self, record: &Record) -> Result<Written> {
@@ -278,7 +288,7 @@ impl Pool for ThinPool {
         self.vg.detach(&names::of(&record.id)).await
     }
 
-    async fn suspend(&self, records: &[Record]) -> Result<()> {
+    async fn suspend_in(&self, _turn: &Turn, records: &[Record]) -> Result<()> {
         self.vg.suspend(&self.lvs(records)).await
     }
 

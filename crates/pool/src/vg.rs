@@ -75,7 +75,7 @@ pub(crate) struct Vg {
     /// Whether LVM is new enough.
     checked: OnceCell<()>,
     devices: dm::Devices,
-    turn: AsyncMutex<()>,
+    turn: Arc<AsyncMutex<()>>,
     /// Held while a report is asked for; the last one, and when it was begun.
     asking: AsyncMutex<Option<(tokio::time::Instant, Arc<Report>)>>,
     /// Ours alone, for as long as we live.
@@ -141,7 +141,7 @@ impl Vg {
             thin_pool: None,
             runner,
             devices: dm::Devices::default(),
-            turn: AsyncMutex::new(()),
+            turn: Arc::default(),
             asking: AsyncMutex::default(),
             claim: AsyncMutex::default(),
             seen: Mutex::new(seen),
@@ -210,6 +210,11 @@ impl Vg {
     /// The right to change the group; never held while blocks are wiped.
     pub(crate) async fn turn(&self) -> Turn<'_, ()> {
         self.turn.lock().await
+    }
+
+    /// As [`Vg::turn`], for whoever holds writers over several calls.
+    pub(crate) async fn turn_to_cut(&self) -> crate::Turn {
+        Arc::clone(&self.turn).lock_owned().await.into()
     }
 
     /// The group as it is.

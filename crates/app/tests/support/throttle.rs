@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::uses::{create, delete, mount, unmount};
+use super::uses::{create, delete, mount, snapshot, unmount};
 use super::{Rig, is_file};
 
 const V1: [&str; 4] = [
@@ -362,6 +362,44 @@ pub fn back_in_a_new_group(rig: &Rig) {
     assert_eq!(group.entries(), Vec::<String>::new());
     unmount(rig, "dev");
     delete(rig, &["v"]);
+    rig.assert_clean();
+}
+
+/// A minute's worth of what a consumer may write lies in memory: neither its snapshot nor what others
+/// want of the pool waits for that, and the limit is there again afterwards.
+pub fn a_cut_does_not_wait_for_the_limit(rig: &Rig) {
+    let soon = Duration::from_secs(25);
+    let group = Group::new("cut");
+    create(rig, "v", "ext4", "256Mi");
+    rig.ok(&["volume", "limit", "v", "wbps=1Mi"]);
+    let target = rig.text("v");
+    rig.ok(&["volume", "mount", "v", &target, "--cgroup", &group.text()]);
+    let set = group.entries();
+    assert_eq!(set.len(), 1, "{set:?}");
+    let data = format!("of={}", rig.path("v").join("data").display());
+    let args = ["if=/dev/zero", &data, "bs=1M", "count=64"].map(str::to_owned);
+    let wrote = group.command("dd", &args).status().expect("dd starts");
+    assert!(wrote.success());
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let cut = scope.spawn(|| {
+            snapshot(rig, "v", "s");
+            begun.elapsed()
+        });
+        let other = scope.spawn(|| {
+            create(rig, "w", "ext4", "64Mi");
+            begun.elapsed()
+        });
+        for (what, took) in [("the snapshot", cut), ("another volume", other)] {
+            let took = took.join().expect("it is made");
+            println!("{what} took {took:?}");
+            assert!(took < soon, "{what} took {took:?}");
+        }
+    });
+    assert_eq!(group.entries(), set);
+    unmount(rig, "v");
+    rig.ok(&["snapshot", "delete", "s"]);
+    delete(rig, &["v", "w"]);
     rig.assert_clean();
 }
 

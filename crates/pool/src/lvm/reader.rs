@@ -6,6 +6,7 @@ use stowage_model::{Error, Id, Record, Result};
 
 use super::LvmPool;
 use super::scan::device_size;
+use crate::Turn;
 use crate::contract::is_same;
 use crate::vg::{Lv, names, tags};
 
@@ -60,6 +61,7 @@ impl LvmPool {
 
     pub(super) async fn add_reader(
         &self,
+        _turn: &Turn,
         source: &Record,
         new: &Record,
         size: stowage_model::Bytes,
@@ -72,7 +74,6 @@ impl LvmPool {
             )));
         }
         let lv = names::of(&source.id);
-        let _turn = self.vg.turn().await;
         let report = self.vg.report().await?;
         let Some(there) = report.lv(&lv).filter(|lv| lv.is_cow()) else {
             return Err(Error::not_found(format!(

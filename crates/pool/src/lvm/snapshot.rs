@@ -4,6 +4,7 @@ use stowage_host::failpoint::hit;
 use stowage_model::{Bytes, Error, Record, Result};
 
 use super::LvmPool;
+use crate::Turn;
 use crate::contract::is_same;
 use crate::vg::sort::{Sort, in_the_way, sort};
 use crate::vg::{Lv, lvm, names, says, tags};
@@ -18,10 +19,9 @@ impl LvmPool {
     /// dm-snapshot holds the origin's writers and freezes its file system for the cut. An origin
     /// already held by [`crate::Pool::suspend`] is let go by lvcreate once the cut is made, which
     /// is what keeps several cuts at one moment: none of them sees a write that followed another.
-    pub(super) async fn cut(&self, of: &Record, snapshot: &Record) -> Result<()> {
+    pub(super) async fn cut(&self, _turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
         let (origin, name) = (names::of(&of.id), names::of(&snapshot.id));
         let new_tags = tags::of_record(snapshot)?;
-        let _turn = self.vg.turn().await;
         let report = self.vg.report().await?;
         let Some(from) = report.lv(&origin) else {
             return Err(Error::not_found(format!(

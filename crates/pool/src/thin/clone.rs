@@ -4,6 +4,7 @@ use stowage_host::failpoint::hit;
 use stowage_model::{Bytes, Record, Result};
 
 use super::ThinPool;
+use crate::Turn;
 use crate::vg::{lvm, names, tags};
 
 impl ThinPool {
@@ -11,13 +12,13 @@ impl ThinPool {
     /// that a retry never meets one that is too small.
     pub(super) async fn make_clone(
         &self,
+        _turn: &Turn,
         source: &Record,
         new: &Record,
         size: Bytes,
     ) -> Result<Bytes> {
         let (from, name) = (names::of(&source.id), names::of(&new.id));
         let new_tags = tags::of_record(new)?;
-        let _turn = self.vg.turn().await;
         let report = self.vg.report().await?;
         if let Some(size) = self.made_before(&report, new).await? {
             return Ok(size);

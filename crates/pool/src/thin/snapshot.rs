@@ -5,13 +5,13 @@ use stowage_host::failpoint::hit;
 use stowage_model::{Bytes, Error, Record, Result};
 
 use super::ThinPool;
+use crate::Turn;
 use crate::vg::{lvm, names, says, tags};
 
 impl ThinPool {
-    pub(super) async fn cut(&self, of: &Record, snapshot: &Record) -> Result<()> {
+    pub(super) async fn cut(&self, _turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
         let (origin, name) = (names::of(&of.id), names::of(&snapshot.id));
         let new_tags = tags::of_record(snapshot)?;
-        let _turn = self.vg.turn().await;
         if self.vg.is_suspended(&origin)? {
             let report = self.vg.report().await?;
             if self.made_before(&report, snapshot).await?.is_some() {

@@ -183,14 +183,13 @@ impl Vg {
         }
     }
 
-    /// Hold the writers of these LVs, all or none. Device mapper freezes a mounted file system
+    /// Hold the writers of these LVs, all or none. The caller has the turn: a change of one of them
+    /// that is under way would resume it as its last step. Device mapper freezes a mounted file system
     /// as it suspends (`lock_fs`); inactive LVs have no writers.
     ///
     /// # Errors
     /// [`stowage_model::Kind::Precondition`] where a file system was frozen before.
     pub(crate) async fn suspend(&self, lvs: &[String]) -> Result<()> {
-        // A change of one of them that is under way would resume it as its last step.
-        let _turn = self.turn().await;
         for lv in lvs {
             if !self.is_active(lv)? || self.is_suspended(lv)? {
                 continue;
