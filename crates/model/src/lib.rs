@@ -13,6 +13,7 @@
 pub mod bytes;
 pub mod error;
 pub mod filesystem;
+pub mod fingerprint;
 pub mod id;
 pub mod limits;
 pub mod params;
@@ -25,6 +26,7 @@ pub mod volumes;
 pub use bytes::Bytes;
 pub use error::{Error, Kind, Result};
 pub use filesystem::FsType;
+pub use fingerprint::Fingerprint;
 pub use id::{Id, Name, PoolName};
 pub use limits::{Limits, LimitsChange};
 pub use publish::Publish;

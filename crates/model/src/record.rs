@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::request::{Layout, Provisioning, SnapshotGrowth, Usage};
-use crate::{Bytes, Error, FsType, Id, Limits, Name, Result, VolumeRequest};
+use crate::{Bytes, Error, Fingerprint, FsType, Id, Limits, Name, Result, VolumeRequest};
 
 /// The version of the wire form written here.
 pub const VERSION: &str = "1";
@@ -108,8 +108,8 @@ pub struct Record {
     pub limits: Limits,
     /// Where its first bytes came from, or the volume a snapshot was cut from.
     pub source: Option<Id>,
-    /// Hash of the request that made it.
-    pub fingerprint: String,
+    /// Of the request that made it.
+    pub fingerprint: Fingerprint,
     /// Only ever read.
     pub read_only: bool,
     /// Lives and dies with one target path.
@@ -136,7 +136,7 @@ impl Record {
             provisioning: want.provisioning,
             limits: want.limits,
             source: want.source.as_ref().map(|s| s.id().clone()),
-            fingerprint: want.fingerprint(),
+            fingerprint: Fingerprint::of(want),
             read_only: want.read_only,
             ephemeral: false,
             group: None,
@@ -153,7 +153,7 @@ impl Record {
             created,
             limits: Limits::default(),
             source: Some(self.id.clone()),
-            fingerprint: String::new(),
+            fingerprint: Fingerprint::default(),
             ephemeral: false,
             ..self.clone()
         }
@@ -175,7 +175,7 @@ impl Record {
             ("content", self.content.to_text()),
             ("layout", self.layout.as_str().to_owned()),
             ("provisioning", self.provisioning.as_str().to_owned()),
-            ("fingerprint", self.fingerprint.clone()),
+            ("fingerprint", self.fingerprint.as_str().to_owned()),
         ]);
         let mut put = |key, value: Option<String>| {
             if let Some(value) = value.filter(|v| !v.is_empty()) {
@@ -275,7 +275,7 @@ impl Record {
             source: get("source")
                 .map(|s| s.parse().map_err(|_| unreadable("source")))
                 .transpose()?,
-            fingerprint: need("fingerprint")?.to_owned(),
+            fingerprint: Fingerprint::from_text(need("fingerprint")?),
             read_only: get("read-only").is_some(),
             ephemeral: get("ephemeral").is_some(),
             group: match group {
@@ -315,7 +315,7 @@ mod tests {
                 ..Limits::default()
             },
             source: Some(Id::derive(Role::Volume, &name)),
-            fingerprint: "00ff".into(),
+            fingerprint: Fingerprint::from_text("00ff"),
             read_only: true,
             ephemeral: true,
             group: Some(Membership {
@@ -349,7 +349,7 @@ mod tests {
             mkfs: vec![],
             limits: Limits::default(),
             source: None,
-            fingerprint: String::new(),
+            fingerprint: Fingerprint::default(),
             read_only: false,
             ephemeral: false,
             group: None,

@@ -61,6 +61,16 @@ pub enum Media {
     Hdd,
 }
 
+impl Media {
+    /// The word used in parameters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Media::Ssd => "ssd",
+            Media::Hdd => "hdd",
+        }
+    }
+}
+
 /// How a thick logical volume is laid over the disks of its group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Layout {
@@ -151,7 +161,7 @@ impl Placement {
             self.pool.as_ref().map(|p| format!("name {p}")),
             self.kind.map(|k| format!("kind {k}")),
             self.vg.as_ref().map(|v| format!("volume group {v}")),
-            self.media.map(|m| format!("medium {m:?}").to_lowercase()),
+            self.media.map(|m| format!("medium {}", m.as_str())),
         ]
         .into_iter()
         .flatten()
@@ -273,28 +283,6 @@ pub struct VolumeRequest {
     pub source: Option<Source>,
     /// Every access mode asked only reads.
     pub read_only: bool,
-}
-
-impl VolumeRequest {
-    /// A short hash over everything but the name and the size: two requests of one name must
-    /// agree in it, or the second is refused as different (CSI CreateVolume idempotency).
-    pub fn fingerprint(&self) -> String {
-        use sha2::{Digest, Sha256};
-        let facts = (
-            (self.usage, &self.placement, self.layout, self.provisioning),
-            (
-                &self.mkfs,
-                self.limits.to_text(),
-                &self.source,
-                self.read_only,
-            ),
-        );
-        Sha256::digest(format!("{facts:?}"))
-            .iter()
-            .take(8)
-            .map(|b| format!("{b:02x}"))
-            .collect()
-    }
 }
 
 /// How a copy-on-write snapshot's own store grows before it overflows (thick LVM only).

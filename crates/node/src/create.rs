@@ -291,7 +291,7 @@ fn same(entry: &Entry, want: &VolumeRequest) -> Result<()> {
     let record = &entry.record;
     let what = if record.name != want.name {
         "name"
-    } else if record.fingerprint != want.fingerprint() {
+    } else if !record.fingerprint.is_of(want) {
         "parameters, capabilities or source"
     } else if !want.size.contains(entry.size.max(record.asked)) && !want.size.contains(record.asked)
     {

@@ -79,7 +79,7 @@ impl State {
 
     pub(crate) fn make(&mut self, id: Id, want: &VolumeRequest) -> Result<Volume> {
         if let Some(old) = self.volumes.get(&id) {
-            let same = old.record.fingerprint == want.fingerprint() && want.size.contains(old.size);
+            let same = old.record.fingerprint.is_of(want) && want.size.contains(old.size);
             return same
                 .then(|| old.clone())
                 .ok_or_else(|| Error::exists(format!("{} exists and differs", want.name)));

@@ -73,7 +73,7 @@ fn volume(name: &str, provisioning: Provisioning) -> Record {
         provisioning,
         limits: Limits::default(),
         source: None,
-        fingerprint: "f".into(),
+        fingerprint: stowage_model::Fingerprint::from_text("f"),
         read_only: false,
         ephemeral: false,
         group: None,

@@ -38,7 +38,7 @@ pub(crate) fn volume(name: &str) -> Record {
         provisioning: Provisioning::Thick,
         limits: Limits::default(),
         source: None,
-        fingerprint: "00ff".into(),
+        fingerprint: stowage_model::Fingerprint::from_text("00ff"),
         read_only: false,
         ephemeral: false,
         group: None,
