@@ -2,5 +2,6 @@
 //! JSON lines (progress while it runs, then the outcome).
 
 pub(crate) mod client;
+mod names;
 pub(crate) mod protocol;
 pub(crate) mod server;

@@ -14,16 +14,56 @@ use crate::{Error, Result};
 /// The longest name CSI allows, in bytes.
 pub const MAX_NAME: usize = 128;
 
-/// A name given by a caller: 1 to 128 bytes, no control characters.
+/// The door a name was given at. Each has a name space of its own, so that `data` of one door never
+/// reaches `data` of another. CSI and the command line share the first one, which has no word: what
+/// they made before there were others keeps its ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Door(Option<String>);
+
+impl Door {
+    /// The door of this word: 1 to 16 lower-case letters and digits, a letter first. A word that
+    /// this version does not know is a door of a later one.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`] with the rule.
+    pub fn new(word: &str) -> Result<Self> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let starts = word.starts_with(|c: char| c.is_ascii_lowercase());
+        if starts && word.len() <= 16 && word.bytes().all(plain) {
+            return Ok(Self(Some(word.to_owned())));
+        }
+        Err(Error::invalid(format!(
+            "{word:?} is no word for a door: use 1 to 16 lower-case letters and digits"
+        )))
+    }
+
+    /// Its word; none for the one of CSI and the command line.
+    pub fn word(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+/// A name given by a caller at a door: 1 to 128 bytes, no control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(String);
+pub struct Name {
+    door: Door,
+    text: String,
+}
 
 impl Name {
-    /// Check a caller's name.
+    /// Check a name given over CSI or on the command line.
+    ///
+    /// # Errors
+    /// As [`Name::at`].
+    pub fn new(text: impl Into<String>) -> Result<Self> {
+        Self::at(Door::default(), text)
+    }
+
+    /// Check a name given at this door.
     ///
     /// # Errors
     /// [`crate::Kind::Invalid`] when it is empty, too long or has C0/C1 control characters.
-    pub fn new(text: impl Into<String>) -> Result<Self> {
+    pub fn at(door: Door, text: impl Into<String>) -> Result<Self> {
         let text = text.into();
         if text.is_empty() {
             return Err(Error::invalid(
@@ -42,18 +82,35 @@ impl Name {
                 u32::from(c)
             )));
         }
-        Ok(Self(text))
+        Ok(Self { door, text })
     }
 
-    /// The name as given.
+    /// The name as given, without its door.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Where it was given.
+    pub fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// What an id is derived from. The word is no name's first part alone: `door` stands before it.
+    fn parts(&self) -> Vec<&str> {
+        match self.door.word() {
+            None => vec![&self.text],
+            Some(word) => vec!["door", word, &self.text],
+        }
     }
 }
 
+/// As people see it: `data`, and `docker/data` for what is another door's.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        match self.door.word() {
+            None => f.pad(&self.text),
+            Some(word) => f.pad(&format!("{word}/{}", self.text)),
+        }
     }
 }
 
@@ -89,12 +146,13 @@ impl Id {
     /// The id of the thing of this role and name: 128 bits of SHA-256. Two names sharing an id
     /// is beyond chance; the full name is stored beside the volume and compared all the same.
     pub fn derive(role: Role, name: &Name) -> Self {
-        Self::hash(role, &[name.as_str()])
+        Self::hash(role, &name.parts())
     }
 
     /// The id of the snapshot of `member` that belongs to the group called `group`.
     pub fn group_member(group: &Name, member: &Id) -> Self {
-        Self::hash(Role::Snapshot, &["group", group.as_str(), member.as_str()])
+        let parts = [&["group"], &group.parts()[..], &[member.as_str()]].concat();
+        Self::hash(Role::Snapshot, &parts)
     }
 
     /// The id of the passing snapshot from which the volume `new` is being filled.
@@ -104,7 +162,8 @@ impl Id {
 
     /// The id of an inline ephemeral volume, from the handle kubelet made up for it.
     pub fn ephemeral(handle: &Name) -> Self {
-        Self::hash(Role::Volume, &["ephemeral", handle.as_str()])
+        let parts = [&["ephemeral"], &handle.parts()[..]].concat();
+        Self::hash(Role::Volume, &parts)
     }
 
     /// The id a CSI volume handle stands for: one of ours, or else the ephemeral volume of the
@@ -281,6 +340,51 @@ mod tests {
         assert_ne!(v.as_str()[2..], Id::group_member(&n, &v).as_str()[2..]);
         assert_ne!(v, Id::ephemeral(&n));
         assert_eq!(Id::derive(Role::Group, &n).role(), Role::Group);
+    }
+
+    /// Goldens: what is on disks bears these ids.
+    #[test]
+    fn ids_stay_what_they_are() {
+        let n = Name::new("data").unwrap();
+        let v = Id::derive(Role::Volume, &n);
+        assert_eq!(v.as_str(), "v-3a6eb0790f39ac87c94f3856b2dd2c5d");
+        assert_eq!(
+            Id::group_member(&n, &v).as_str(),
+            "s-b2871ade849fb89b29c878f97461b330"
+        );
+        assert_eq!(
+            Id::filling_snapshot(&v).as_str(),
+            "s-c2b7e6b16ff22a6cdb93c9eb59ee781a"
+        );
+        assert_eq!(
+            Id::ephemeral(&n).as_str(),
+            "v-d8243e8608dca82e2b929a180ac75d17"
+        );
+        let at = Name::at(Door::new("docker").unwrap(), "data").unwrap();
+        assert_eq!(
+            Id::derive(Role::Volume, &at).as_str(),
+            "v-06a191ee52faaed595c9201dea6f0893"
+        );
+    }
+
+    #[test]
+    fn doors_do_not_share_names() {
+        let own = Name::new("data").unwrap();
+        let lookalike = Name::new("docker/data").unwrap();
+        let at = |word| Name::at(Door::new(word).unwrap(), "data").unwrap();
+        assert_eq!(at("docker").to_string(), "docker/data");
+        let names = [own, lookalike, at("docker"), at("flex")];
+        let ids: std::collections::BTreeSet<Id> = names
+            .iter()
+            .flat_map(|name| {
+                let id = Id::derive(Role::Volume, name);
+                [Id::group_member(name, &id), Id::ephemeral(name), id]
+            })
+            .collect();
+        assert_eq!(ids.len(), 3 * names.len());
+        for bad in ["", "Docker", "a/b", "1a", "-", "abcdefghijklmnopq"] {
+            assert!(Door::new(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::id::Door;
 use crate::request::{Layout, Provisioning, SnapshotGrowth, Usage};
 use crate::{Bytes, Error, Fingerprint, FsType, Id, Limits, Name, Result, VolumeRequest};
 
@@ -169,7 +170,7 @@ impl Record {
         let mut pairs = BTreeMap::from([
             ("version", VERSION.to_owned()),
             ("id", self.id.to_string()),
-            ("name", self.name.to_string()),
+            ("name", self.name.as_str().to_owned()),
             ("asked", self.asked.0.to_string()),
             ("created", self.created.to_string()),
             ("content", self.content.to_text()),
@@ -182,6 +183,7 @@ impl Record {
                 pairs.insert(key, value);
             }
         };
+        put("door", self.name.door().word().map(str::to_owned));
         put("fs", self.usage.mount.map(|fs| fs.to_string()));
         put("block", self.usage.block.then(|| "yes".to_owned()));
         put(
@@ -247,7 +249,14 @@ impl Record {
         });
         Ok(Self {
             id: need("id")?.parse().map_err(|_| unreadable("id"))?,
-            name: Name::new(need("name")?).map_err(|_| unreadable("name"))?,
+            name: Name::at(
+                match get("door") {
+                    None => Door::default(),
+                    Some(word) => Door::new(word).map_err(|_| unreadable("door"))?,
+                },
+                need("name")?,
+            )
+            .map_err(|_| unreadable("name"))?,
             asked: number("asked")?,
             created: need("created")?
                 .parse()
@@ -296,7 +305,7 @@ mod tests {
     use crate::id::Role;
 
     fn sample() -> Record {
-        let name = Name::new("pvc ü $(x)").unwrap();
+        let name = Name::at(Door::new("docker").unwrap(), "pvc ü $(x)").unwrap();
         Record {
             id: Id::derive(Role::Snapshot, &name),
             asked: Bytes::gib(3),

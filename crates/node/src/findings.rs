@@ -131,7 +131,7 @@ impl Inner {
                 ),
                 mend: format!(
                     "{}; or, if it is no longer wanted there: stowage volume unmount {}",
-                    unmounted.command(entry.record.name.as_str(), target),
+                    unmounted.command(&entry.record.name.to_string(), target),
                     target.display()
                 ),
             });

@@ -53,7 +53,7 @@ impl Inner {
             }
             return Err(Error::exists(format!(
                 "the group {:?} exists with other members; choose another name",
-                want.name.as_str()
+                want.name.to_string()
             )));
         }
         let entries = sources

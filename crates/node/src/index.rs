@@ -44,7 +44,7 @@ impl Entry {
         };
         format!(
             "{role} {:?} ({})",
-            self.record.name.as_str(),
+            self.record.name.to_string(),
             self.record.id
         )
     }

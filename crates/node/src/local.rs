@@ -276,6 +276,15 @@ impl Local {
         self.inner.jobs.list()
     }
 
+    /// Whether a volume or snapshot that is not listed is known not to exist: nothing that may hold it
+    /// is unread.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] naming the pool it may be in, and the way out.
+    pub fn rule_out(&self, id: &Id) -> Result<()> {
+        self.inner.unread.rule_out(id)
+    }
+
     /// Make a pool from a definition and remember it across restarts.
     ///
     /// # Errors

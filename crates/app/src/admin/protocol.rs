@@ -102,6 +102,9 @@ pub(crate) enum Answer {
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct VolumeView {
     pub(crate) name: String,
+    /// Where the name was given; none for CSI and the command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) door: Option<String>,
     pub(crate) id: String,
     pub(crate) pool: String,
     pub(crate) size: Bytes,
@@ -125,7 +128,8 @@ impl From<&Volume> for VolumeView {
         let record = &volume.record;
         let fs = record.content.file_system().or(record.usage.mount);
         Self {
-            name: record.name.to_string(),
+            name: record.name.as_str().to_owned(),
+            door: record.name.door().word().map(str::to_owned),
             id: record.id.to_string(),
             pool: volume.pool.to_string(),
             size: volume.size,
@@ -153,6 +157,9 @@ impl From<&Volume> for VolumeView {
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct SnapshotView {
     pub(crate) name: String,
+    /// As [`VolumeView::door`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) door: Option<String>,
     pub(crate) id: String,
     pub(crate) pool: String,
     pub(crate) source: Option<String>,
@@ -167,7 +174,8 @@ impl From<&Snapshot> for SnapshotView {
     fn from(snapshot: &Snapshot) -> Self {
         let record = &snapshot.record;
         Self {
-            name: record.name.to_string(),
+            name: record.name.as_str().to_owned(),
+            door: record.name.door().word().map(str::to_owned),
             id: record.id.to_string(),
             pool: snapshot.pool.to_string(),
             source: record.source.as_ref().map(ToString::to_string),
@@ -177,6 +185,14 @@ impl From<&Snapshot> for SnapshotView {
             group: record.group.as_ref().map(|m| m.group.to_string()),
             lost: snapshot.lost,
         }
+    }
+}
+
+/// A name with its door, as tables show it: `docker/data`.
+pub(crate) fn shown(door: Option<&str>, name: &str) -> String {
+    match door {
+        None => name.to_owned(),
+        Some(door) => format!("{door}/{name}"),
     }
 }
 

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
-use stowage_model::id::Role;
 use stowage_model::params::{ClassParams, Map, Origin, SnapshotParams};
 use stowage_model::request::{SizeRange, Source, Usage};
 use stowage_model::{
-    Bytes, Error, FsType, Id, Kind, LimitsChange, Name, PoolName, Result, SnapshotRequest,
-    VolumeRequest, Volumes,
+    Bytes, Error, FsType, Id, LimitsChange, Name, PoolName, Result, SnapshotRequest, VolumeRequest,
+    Volumes,
 };
 use stowage_node::{Local, MountRequest};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use super::names;
 use super::protocol::{Answer, MAX_REQUEST, Request, SnapshotView, VolumeCreate, VolumeView};
 
 /// How often progress is told.
@@ -134,11 +134,11 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
                 .collect::<Vec<_>>(),
         ),
         Request::VolumeShow { name } => {
-            let id = existing(local, &name).await?;
+            let id = names::volume(local, &name).await?;
             value(show(local, &id).await?)
         }
         Request::VolumeGrow { name, size } => {
-            let id = existing(local, &name).await?;
+            let id = names::volume(local, &name).await?;
             // An orchestrator is told that its volume is large enough; a person who wanted it
             // smaller must hear that it is not.
             if local.exceeds(&id, size).await? {
@@ -154,7 +154,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
         }
         Request::VolumeLimit { name, limits } => {
             let change = LimitsChange::from_map(&limits.into_iter().collect())?;
-            let id = existing(local, &name).await?;
+            let id = names::volume(local, &name).await?;
             value(VolumeView::from(&local.modify(&id, change).await?))
         }
         Request::VolumeMount {
@@ -164,7 +164,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
             read_only,
             cgroup,
         } => {
-            let id = existing(local, &name).await?;
+            let id = names::volume(local, &name).await?;
             let target = absolute(&target)?;
             let want = MountRequest {
                 id: id.clone(),
@@ -179,7 +179,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
         Request::VolumeUnmount { name, target } => {
             let target = absolute(&target)?;
             let id = match name {
-                Some(name) => existing(local, &name).await?,
+                Some(name) => names::volume(local, &name).await?,
                 None => local.volume_at(&target).ok_or_else(|| {
                     Error::not_found(format!("no volume is mounted at {}", target.display()))
                 })?,
@@ -188,7 +188,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
             value(show(local, &id).await?)
         }
         Request::VolumeDelete { name } => {
-            let id = existing(local, &name).await?;
+            let id = names::volume(local, &name).await?;
             local.delete(&id).await.and_then(value)
         }
         Request::SnapshotCreate {
@@ -200,7 +200,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
             let class = SnapshotParams::parse(&parameters.into_iter().collect())?;
             let want = SnapshotRequest {
                 name: Name::new(name)?,
-                source: existing(local, &volume).await?,
+                source: names::volume(local, &volume).await?,
                 read_only: read_only || class.read_only,
                 growth: class.growth,
             };
@@ -215,7 +215,7 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
                 .collect::<Vec<_>>(),
         ),
         Request::SnapshotDelete { name } => {
-            let id = snapshot_id(local, &name).await?;
+            let id = names::snapshot(local, &name).await?;
             local.delete_snapshot(&id).await.and_then(value)
         }
         Request::Jobs => value(local.jobs()),
@@ -225,37 +225,6 @@ async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value>
 
 async fn show(local: &Local, id: &Id) -> Result<VolumeView> {
     Ok(VolumeView::from(&local.volume(id).await?))
-}
-
-/// People give names; ids work too, so that what a listing shows can be pasted back.
-fn id_of(role: Role, name: &str) -> Result<Id> {
-    match name.parse::<Id>() {
-        Ok(id) if id.role() == role => Ok(id),
-        _ => Ok(Id::derive(role, &Name::new(name)?)),
-    }
-}
-
-/// The volume of this name or id; the error bears the name as it was typed.
-async fn existing(local: &Local, name: &str) -> Result<Id> {
-    let id = id_of(Role::Volume, name)?;
-    match local.volume(&id).await {
-        Ok(_) => Ok(id),
-        Err(e) if e.kind() == Kind::NotFound => Err(Error::not_found(format!(
-            "there is no volume {name:?}; see the list of volumes"
-        ))),
-        Err(e) => Err(e),
-    }
-}
-
-/// As [`existing`], for a snapshot.
-async fn snapshot_id(local: &Local, name: &str) -> Result<Id> {
-    let id = id_of(Role::Snapshot, name)?;
-    if local.snapshots().await?.iter().any(|s| s.record.id == id) {
-        return Ok(id);
-    }
-    Err(Error::not_found(format!(
-        "there is no snapshot {name:?}; see the list of snapshots"
-    )))
 }
 
 fn absolute(path: &Path) -> Result<std::path::PathBuf> {
@@ -272,8 +241,8 @@ async fn volume_request(local: &Local, want: VolumeCreate) -> Result<VolumeReque
     let parameters: Map = want.parameters.into_iter().collect();
     let class = ClassParams::parse(&parameters, &Map::new(), Origin::Class)?;
     let source = match (&want.from_snapshot, &want.from_volume) {
-        (Some(name), None) => Some(Source::Snapshot(snapshot_id(local, name).await?)),
-        (None, Some(name)) => Some(Source::Volume(existing(local, name).await?)),
+        (Some(name), None) => Some(Source::Snapshot(names::snapshot(local, name).await?)),
+        (None, Some(name)) => Some(Source::Volume(names::volume(local, name).await?)),
         (None, None) => None,
         _ => {
             return Err(Error::invalid(

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use stowage_model::Bytes;
 
 use super::{Caller, volume};
-use crate::admin::protocol::{Request, SnapshotView};
+use crate::admin::protocol::{Request, SnapshotView, shown};
 use crate::cli::{Output, Snapshot};
 use crate::print::{self, Table};
 
@@ -62,7 +62,7 @@ fn show(caller: &Caller, snapshots: &[SnapshotView]) -> anyhow::Result<ExitCode>
         let mut table = Table::new(["NAME", "SIZE", "POOL", "SOURCE", "AGE", "ID"]);
         for snapshot in snapshots {
             table.row([
-                snapshot.name.clone(),
+                shown(snapshot.door.as_deref(), &snapshot.name),
                 match snapshot.lost {
                     true => "lost".to_owned(),
                     false => snapshot.size.to_string(),

@@ -8,7 +8,7 @@ use stowage_model::Limits;
 use stowage_node::Job;
 
 use super::Caller;
-use crate::admin::protocol::{Request, VolumeCreate, VolumeView};
+use crate::admin::protocol::{Request, VolumeCreate, VolumeView, shown};
 use crate::cli::{self, Output, Volume};
 use crate::print::{self, Table};
 
@@ -141,7 +141,7 @@ fn show(caller: &Caller, volumes: &[VolumeView]) -> anyhow::Result<ExitCode> {
                 .map(|p| p.display().to_string())
                 .collect();
             table.row([
-                volume.name.clone(),
+                shown(volume.door.as_deref(), &volume.name),
                 volume.size.to_string(),
                 volume.kind.clone(),
                 volume.pool.clone(),

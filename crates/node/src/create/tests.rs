@@ -3,7 +3,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use stowage_model::request::{Media, Placement};
 use stowage_model::volumes::{Finding, Severity, Trouble, Volumes};
-use stowage_model::{FsType, LimitsChange, PoolName};
+use stowage_model::{FsType, LimitsChange, Name, PoolName};
 use stowage_pool::Defect;
 
 use crate::testing::{Bench, wanted};
@@ -266,4 +266,25 @@ async fn a_half_made_file_system_is_remembered_whatever_else_changes() {
     change.set("bps", "1Mi").unwrap();
     bench.local.modify(&id, change).await.unwrap();
     assert_eq!(inner.noted(&id).await.unwrap(), Some(Intent::Format));
+}
+
+#[tokio::test]
+async fn a_name_given_at_another_door_is_another_volume() {
+    let bench = Bench::new().await;
+    let docker = stowage_model::id::Door::new("docker").unwrap();
+    let theirs = VolumeRequest {
+        name: Name::at(docker, "data").unwrap(),
+        ..wanted("data", "a", None)
+    };
+    let own = bench.local.create(wanted("data", "a", None)).await.unwrap();
+    let other = bench.local.create(theirs.clone()).await.unwrap();
+    assert_ne!(own.record.id, other.record.id);
+    assert_eq!(
+        bench.local.create(theirs).await.unwrap().record,
+        other.record
+    );
+    bench.local.delete(&other.record.id).await.unwrap();
+    let left = bench.local.volumes().await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].record, own.record);
 }
