@@ -86,6 +86,14 @@ impl Inner {
         found.entry(pool.clone()).or_default().push(finding);
     }
 
+    /// Drop what was found in this pool and is over.
+    pub(crate) fn found_no_more(&self, pool: &PoolName, is_over: impl Fn(&Finding) -> bool) {
+        let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_pool) = found.get_mut(pool) {
+            of_pool.retain(|finding| !is_over(finding));
+        }
+    }
+
     /// The pools that were not there when they were last looked at.
     pub(crate) fn missing_pools(&self) -> Vec<PoolName> {
         let unread = self.unread.pools().into_iter();

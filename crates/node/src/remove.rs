@@ -12,8 +12,10 @@ use crate::index::Entry;
 use crate::jobs::{JobGuard, Way};
 use crate::local::Inner;
 
-/// How long to wait before trying a failed wipe again.
-const RETRY: Duration = Duration::from_secs(30);
+/// How long to wait before trying a failed wipe again: mostly somebody looked at the device for a
+/// moment. Doubled each time.
+const RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(600);
 
 impl Inner {
     pub(crate) async fn remove_volume(self: &Arc<Self>, id: &Id) -> Result<()> {
@@ -83,6 +85,7 @@ impl Inner {
 
     async fn purge(self: &Arc<Self>, pool: &Arc<dyn Pool>, leftover: &Leftover, job: &JobGuard) {
         let way = Way::Wipe(pool.name().clone());
+        let mut pause = RETRY;
         loop {
             // One that failed waits for its next try without keeping others from theirs.
             let wiped = {
@@ -91,20 +94,22 @@ impl Inner {
                 };
                 pool.purge(leftover, &job.progress).await
             };
+            self.found_no_more(pool.name(), |f| is_not_wiped(f, leftover));
             let Err(e) = wiped else { return };
             if job.is_stopped() {
                 return;
             }
-            if e.kind() == Kind::Precondition {
-                tracing::warn!(leftover = %leftover.handle, error = %e.chain(), "wipe given up");
-                self.found_in(pool.name(), not_wiped(leftover, &e));
+            if e.kind() == Kind::NotFound {
+                tracing::info!(leftover = %leftover.handle, error = %e.chain(), "not wiped");
                 return;
             }
             tracing::warn!(leftover = %leftover.handle, error = %e.chain(), "wipe failed, will retry");
+            self.found_in(pool.name(), not_wiped(leftover, &e));
             tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.stopping.cancelled() => return,
             }
+            pause = (pause * 2).min(LONGEST_RETRY);
         }
     }
 }
@@ -115,6 +120,15 @@ fn not_wiped(leftover: &Leftover, why: &Error) -> Finding {
         trouble: Trouble::Leftover,
         subject: leftover.handle.clone(),
         what: format!("this removed volume cannot be wiped: {}", why.chain()),
-        mend: "it only takes space; mend that, and the next start wipes it".to_owned(),
+        mend: "it only takes space; mend that, and it is wiped within 10 minutes or by the next \
+               start"
+            .to_owned(),
     }
 }
+
+fn is_not_wiped(finding: &Finding, leftover: &Leftover) -> bool {
+    finding.trouble == Trouble::Leftover && finding.subject == leftover.handle
+}
+
+#[cfg(test)]
+mod tests;

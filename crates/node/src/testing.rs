@@ -146,6 +146,12 @@ pub(crate) fn wanted(name: &str, pool: &str, source: Option<Source>) -> VolumeRe
     }
 }
 
+/// Whether there was one more.
+fn count_down(left: &AtomicU32) -> bool {
+    let next = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+    next.is_ok()
+}
+
 /// A pool of plain files; copies within it are instant.
 pub(crate) struct Files {
     name: PoolName,
@@ -163,6 +169,10 @@ pub(crate) struct Files {
     pub(crate) hangs: AtomicBool,
     /// Whether wipes never end.
     pub(crate) wipes_hang: AtomicBool,
+    /// How many more wipes find it in use.
+    pub(crate) wipe_refusals: AtomicU32,
+    /// Whether what is to be wiped is no leftover.
+    pub(crate) no_leftovers: AtomicBool,
     /// What was wiped.
     pub(crate) wiped: Mutex<Vec<String>>,
     /// What a scan finds wrong.
@@ -192,6 +202,8 @@ impl Files {
             media: Mutex::default(),
             hangs: AtomicBool::new(false),
             wipes_hang: AtomicBool::new(false),
+            wipe_refusals: AtomicU32::new(0),
+            no_leftovers: AtomicBool::new(false),
             wiped: Mutex::default(),
             defects: Mutex::default(),
             silent: AtomicBool::new(false),
@@ -346,10 +358,7 @@ impl Pool for Files {
     }
 
     async fn rewrite(&self, record: &Record) -> Result<()> {
-        let refused = self
-            .refusals
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        if refused.is_ok() {
+        if count_down(&self.refusals) {
             return Err(Error::internal("no LVM command works"));
         }
         let id = record.id.clone();
@@ -373,6 +382,12 @@ impl Pool for Files {
     async fn purge(&self, leftover: &Leftover, _progress: &Arc<Progress>) -> Result<()> {
         if self.wipes_hang.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
+        }
+        if count_down(&self.wipe_refusals) {
+            return Err(Error::precondition(format!("{} is open", leftover.handle)));
+        }
+        if self.no_leftovers.load(Ordering::SeqCst) {
+            return Err(Error::not_found("it is a volume"));
         }
         self.wiped.lock().unwrap().push(leftover.handle.clone());
         Ok(())

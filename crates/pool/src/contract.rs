@@ -329,6 +329,10 @@ pub trait Pool: Send + Sync {
     async fn remove(&self, record: &Record) -> Result<Removed>;
 
     /// Wipe and free a leftover; long, restartable, stops when `progress` is told to.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::NotFound`] when what bears its name is no leftover (any more): it is
+    /// kept, and there is nothing to be done. Everything else is to be tried again.
     async fn purge(&self, leftover: &Leftover, progress: &Arc<Progress>) -> Result<()>;
 
     /// Make the volume or snapshot reachable as a device.

@@ -152,7 +152,7 @@ async fn a_wipe_can_be_stopped_and_spares_what_is_a_volume() {
     let progress = Arc::new(Progress::new());
     assert_eq!(
         pool.purge(&fake, &progress).await.unwrap_err().kind(),
-        Kind::Precondition
+        Kind::NotFound
     );
     let Removed::ToPurge(leftover) = pool.remove(&record).await.unwrap() else {
         panic!()

@@ -535,7 +535,7 @@ async fn two_pools_of_one_group_do_not_see_each_other() {
     let progress = Arc::new(stowage_host::Progress::new());
     assert_eq!(
         thin.purge(&fake, &progress).await.unwrap_err().kind(),
-        Kind::Precondition
+        Kind::NotFound
     );
 }
 

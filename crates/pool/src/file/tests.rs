@@ -210,7 +210,8 @@ async fn a_leftover_that_climbs_out_is_not_purged() {
             size: Bytes(0),
         };
         let progress = Arc::new(Progress::new());
-        assert!(bench.pool.purge(&leftover, &progress).await.is_err());
+        let refused = bench.pool.purge(&leftover, &progress).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::NotFound, "{refused}");
     }
     assert!(bench.dir(&v).join("data").exists());
 }

@@ -284,7 +284,7 @@ impl Shared {
             .handle
             .split_once('/')
             .filter(|(folder, name)| *folder == "trash" && stowage_model::id::is_plain_word(name))
-            .ok_or_else(|| Error::precondition(failed()))?;
+            .ok_or_else(|| Error::not_found(failed()))?;
         let path = self.options.path.join(folder).join(name);
         if path.exists() {
             self.nothing_foreign(&path)?;

@@ -132,7 +132,7 @@ impl LvmPool {
         };
         // The name may have become a volume's again since the leftover was seen.
         if !matches!(sort::sort(lv, true), Sort::Leftover) {
-            return Err(Error::precondition(format!(
+            return Err(Error::not_found(format!(
                 "LV {path} is no leftover; it is kept"
             )));
         }

@@ -613,7 +613,7 @@ async fn only_leftovers_are_wiped() {
             .purge(&leftover, &Arc::new(Progress::new()))
             .await
             .unwrap_err();
-        assert_eq!(e.kind(), Kind::Precondition, "{handle}");
+        assert_eq!(e.kind(), Kind::NotFound, "{handle}");
     }
     let gone = Leftover {
         handle: "stowage-x-0000000000000000".into(),

@@ -69,7 +69,7 @@ impl ThinPool {
         if lv.pool.as_ref() != Some(&self.options.thin_pool)
             || !matches!(sort::sort(lv, false), Sort::Leftover)
         {
-            return Err(Error::precondition(format!(
+            return Err(Error::not_found(format!(
                 "LV {} is no leftover; it is kept",
                 self.vg.path(name)
             )));
