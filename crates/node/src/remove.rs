@@ -8,7 +8,7 @@ use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Error, Id, Kind, Result};
 use stowage_pool::{Leftover, Pool, Removed};
 
-use crate::index::Entry;
+use crate::attachments::Attachment;
 use crate::jobs::{JobGuard, Way};
 use crate::local::Inner;
 
@@ -59,17 +59,19 @@ impl Inner {
         }
         let removed = entry.pool.remove(&entry.record).await?;
         failpoint::hit("node.remove.removed");
-        self.unnote(id).await?;
-        self.attachments
-            .update(id, |a| *a = crate::attachments::Attachment::default())
-            .await?;
-        self.forget(&entry);
+        // It is no volume any more, whether or not that can be noted: a retry would find nothing to
+        // wipe.
+        self.index.remove(id);
         self.purge_later(&entry.pool, removed);
-        Ok(())
+        self.forget(id).await
     }
 
-    fn forget(&self, entry: &Entry) {
-        self.index.remove(&entry.record.id);
+    /// Forget what is noted of a volume that is gone.
+    async fn forget(self: &Arc<Self>, id: &Id) -> Result<()> {
+        self.unnote(id).await?;
+        self.attachments
+            .update(id, |a| *a = Attachment::default())
+            .await
     }
 
     /// Wipe and free what a removal left, in the background.

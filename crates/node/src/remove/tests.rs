@@ -45,3 +45,20 @@ async fn what_is_no_leftover_any_more_is_left_alone_at_once() {
     assert_eq!(not_wiped_by(&bench).await, 0);
     assert!(bench.a.wiped.lock().unwrap().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_removed_is_wiped_though_that_cannot_be_noted() {
+    let bench = Bench::new().await;
+    let id = bench.volume("v").await;
+    // Stands for a disk that takes no change of a directory.
+    let state = bench.local.inner.options.state_dir.clone();
+    let note = state.join(format!("journal/{id}.json"));
+    std::fs::create_dir(&note).unwrap();
+    bench.local.delete(&id).await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(*bench.a.wiped.lock().unwrap(), [id.to_string()]);
+    assert!(bench.local.volumes().await.unwrap().is_empty());
+    std::fs::remove_dir(&note).unwrap();
+    bench.local.delete(&id).await.unwrap();
+    assert_eq!(bench.volume("v").await, id);
+}
