@@ -36,7 +36,7 @@ impl Inner {
         }
         self.unread.rule_out_record(&id)?;
         let allowed = self.allowed(&want.placement, want.layout).await;
-        self.unread.among(&allowed)?;
+        self.unread.among_allowed(&want.placement, &allowed)?;
         self.end_failed_creation(&id).await?;
         let source = want.source.as_ref().map(|s| self.source(s)).transpose()?;
         if let Some(source) = &source {

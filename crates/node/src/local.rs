@@ -326,7 +326,7 @@ impl Local {
     /// [`stowage_model::Kind::Pending`] right after the start.
     pub fn ready(&self) -> Result<()> {
         let pools = self.inner.pools();
-        if pools.is_empty() {
+        if pools.is_empty() && !self.inner.unread.lacks_definitions() {
             return Err(Error::precondition("no pool is configured"));
         }
         let missing = self.inner.missing_pools();
@@ -452,7 +452,7 @@ impl Volumes for Local {
     ) -> Result<Capacity> {
         let mut capacity = Capacity::default();
         let pools = self.inner.allowed(choice, layout).await;
-        if self.inner.unread.among(&pools).is_err() {
+        if self.inner.unread.among_allowed(choice, &pools).is_err() {
             // Nothing new is made there meanwhile.
             return Ok(capacity);
         }

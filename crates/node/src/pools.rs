@@ -18,6 +18,7 @@ pub use stowage_pool::lvm::Wipe;
 
 use crate::local::Inner;
 use crate::nesting;
+use crate::unread::Undefined;
 
 /// One pool, as written in the configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -215,41 +216,55 @@ impl PoolConfig {
     }
 }
 
-/// The definitions kept in `<state>/pools`, and what of them cannot be read.
-pub(crate) fn kept(dir: &Path) -> (Vec<PoolConfig>, Vec<Error>) {
-    let failed = || format!("failed to read the pools in {}", dir.display());
-    let entries = match std::fs::read_dir(dir).or_internal(failed) {
-        Ok(entries) => entries,
-        Err(e) => return (Vec::new(), vec![e]),
+/// The definitions kept in `<state>/pools`, and those that cannot be used.
+pub(crate) fn kept(dir: &Path) -> (Vec<PoolConfig>, Vec<Undefined>) {
+    let unlisted = |why: std::io::Error| Undefined {
+        pool: None,
+        why: Error::internal(format!("failed to read the pools in {}", dir.display()))
+            .caused_by(why),
     };
-    let read = |path: PathBuf| {
-        let what = || format!("the pool definition {} cannot be used", path.display());
-        let text = std::fs::read(&path).or_internal(what)?;
-        let config: PoolConfig = serde_json::from_slice(&text).or_internal(what)?;
-        config
-            .check()
-            .map_err(|e| Error::internal(what()).caused_by(e))?;
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) => return (Vec::new(), vec![unlisted(e)]),
+    };
+    let read = |path: &Path| {
+        let text = std::fs::read(path).map_err(|e| unusable(path).caused_by(e))?;
+        let config: PoolConfig =
+            serde_json::from_slice(&text).map_err(|e| unusable(path).caused_by(e))?;
+        config.check().map_err(|e| unusable(path).caused_by(e))?;
         Ok(config)
     };
-    let paths = entries.flatten().map(|entry| entry.path());
-    let mut paths: Vec<PathBuf> = paths
-        .filter(|path| path.extension().is_some_and(|e| e == "json"))
-        .collect();
-    paths.sort();
-    let (mut kept, mut unread) = (Vec::new(), Vec::new());
-    for path in paths {
-        match read(path) {
-            Ok(config) => kept.push(config),
-            Err(e) => unread.push(e),
+    let (mut kept, mut undefined) = (Vec::new(), Vec::new());
+    let mut paths = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => paths.push(entry.path()),
+            Err(e) => undefined.push(unlisted(e)),
         }
     }
-    (kept, unread)
+    paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
+    paths.sort();
+    for path in paths {
+        match read(&path) {
+            Ok(config) => kept.push(config),
+            Err(why) => undefined.push(Undefined {
+                pool: path.file_stem().map(|n| n.to_string_lossy().into_owned()),
+                why,
+            }),
+        }
+    }
+    (kept, undefined)
+}
+
+pub(crate) fn unusable(definition: &Path) -> Error {
+    let path = definition.display();
+    Error::internal(format!("the pool definition {path} cannot be used"))
 }
 
 /// Whether a pool of this name was opened before on this machine, so that its directory must have
-/// its marker.
+/// its marker. Where that cannot be told it may have been.
 pub(crate) fn seen_before(dir: &Path, name: &PoolName) -> bool {
-    seen(dir, name).exists()
+    seen(dir, name).try_exists().unwrap_or(true)
 }
 
 /// Remember that a pool was opened: afterwards, not before, or a directory that was refused at
@@ -316,6 +331,7 @@ impl Inner {
         config.check()?;
         let mut configs = self.configs.lock().await;
         apart(&config, configs.iter())?;
+        self.unread.rule_out_definition(&config.name)?;
         nesting::clear_of_state(&config, &self.options.state_dir)?;
         forget_group(&self.pools_dir(), &config.name)?;
         config.make(&self.runner, disks, force).await?;

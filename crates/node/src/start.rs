@@ -26,6 +26,7 @@ use crate::local::{Inner, Local, Options};
 use crate::nesting;
 use crate::pools::{self, PoolConfig};
 use crate::tend::Chore;
+use crate::unread::Undefined;
 
 /// How long to wait for a previous daemon to end.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -175,7 +176,7 @@ impl Inner {
     /// not open yet.
     async fn look_at_state(self: &Arc<Self>, first: bool) -> Vec<Arc<dyn Pool>> {
         let me = Arc::clone(self);
-        let (kept, mut findings) = blocking(move || me.read_state(first)).await;
+        let (kept, mut undefined, mut findings) = blocking(move || me.read_state(first)).await;
         let mut configs = self.configs.lock().await;
         let mut opened = Vec::new();
         for config in kept {
@@ -190,9 +191,23 @@ impl Inner {
                     opened.push(pool);
                     configs.push(config);
                 }
-                Err(e) => findings.push(self.state_finding(&e)),
+                Err(e) => {
+                    let pool = config.name.to_string();
+                    let path = self.pools_dir().join(format!("{pool}.json"));
+                    undefined.push(Undefined {
+                        why: pools::unusable(&path).caused_by(e),
+                        pool: Some(pool),
+                    });
+                }
             }
         }
+        findings.extend(undefined.iter().map(|u| self.definition_finding(u)));
+        // One that is served is as it was when its definition could be read.
+        undefined.retain(|u| match &u.pool {
+            Some(pool) => !configs.iter().any(|known| known.name.as_str() == pool),
+            None => true,
+        });
+        self.unread.undefined(undefined);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let pause = state.again.map_or(STATE_PAUSE, |(_, pause)| {
             (pause * 2).min(LONGEST_STATE_PAUSE)
@@ -206,7 +221,7 @@ impl Inner {
         opened
     }
 
-    fn read_state(&self, first: bool) -> (Vec<PoolConfig>, Vec<Finding>) {
+    fn read_state(&self, first: bool) -> (Vec<PoolConfig>, Vec<Undefined>, Vec<Finding>) {
         let mut wrong = Vec::new();
         let dir = self.pools_dir();
         let made = durable::create_dir(&dir)
@@ -239,9 +254,18 @@ impl Inner {
                 path.display()
             )));
         }
-        let (kept, unread) = pools::kept(&dir);
-        wrong.extend(unread);
-        (kept, wrong.iter().map(|e| self.state_finding(e)).collect())
+        let (kept, undefined) = pools::kept(&dir);
+        let findings = wrong.iter().map(|e| self.state_finding(e)).collect();
+        (kept, undefined, findings)
+    }
+
+    fn definition_finding(&self, undefined: &Undefined) -> Finding {
+        let state = || self.options.state_dir.display().to_string();
+        Finding {
+            trouble: Trouble::PoolMissing,
+            subject: undefined.pool.clone().unwrap_or_else(state),
+            ..self.state_finding(&undefined.why)
+        }
     }
 
     fn state_finding(&self, e: &Error) -> Finding {
@@ -269,8 +293,13 @@ impl Inner {
             state.again
         };
         if again.is_some_and(|(due, _)| due <= Instant::now()) {
+            let lacked = self.unread.lacks_definitions();
             // They are read with the others that are due.
             self.look_at_state(false).await;
+            if lacked && !self.unread.lacks_definitions() {
+                // Nothing is read where a definition was removed.
+                self.tidy().await;
+            }
         }
     }
 

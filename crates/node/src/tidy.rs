@@ -18,6 +18,7 @@ impl Inner {
         // there.
         let all_read = self.unread.pools().is_empty()
             && !self.unread.lacks_records()
+            && !self.unread.lacks_definitions()
             && !self.halves.load(Ordering::Acquire);
         if !all_read || self.tidied.swap(true, Ordering::AcqRel) {
             return;

@@ -1,12 +1,14 @@
-//! What the pools were not able to tell: pools that could not be read, and volumes whose records
-//! could not. Until they are, an id that the index lacks is not known to be free: its volume may
-//! be there, mounted and full of data.
+//! What the pools were not able to tell: pools that could not be read, pools that are not served
+//! since their definitions cannot be used, and volumes whose records could not be read. Until they
+//! are, an id that the index lacks is not known to be free: its volume may be there, mounted and
+//! full of data.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use stowage_model::request::Placement;
 use stowage_model::{Error, Id, PoolName, Result};
 use stowage_pool::Pool;
 use tokio::sync::Notify;
@@ -38,6 +40,38 @@ struct Gaps {
     pools: BTreeMap<PoolName, Away>,
     /// What each of these ids is called in its pool, and what is wrong with its record.
     records: BTreeMap<Id, (PoolName, String)>,
+    undefined: Vec<Undefined>,
+}
+
+/// A definition of a pool that cannot be used: its pool is not served, and may hold anything.
+#[derive(Debug)]
+pub(crate) struct Undefined {
+    /// The pool, by the name of the file; none where it is not known which definitions there are.
+    pub(crate) pool: Option<String>,
+    pub(crate) why: Error,
+}
+
+impl Undefined {
+    fn error(&self) -> Error {
+        let pool = match &self.pool {
+            Some(pool) => format!("the pool {pool} is"),
+            None => "pools made on request are".to_owned(),
+        };
+        Error::precondition(format!(
+            "{pool} not served ({}), so what may be there is not known; mend or remove what is \
+             named (it is read again within a minute)",
+            self.why.chain()
+        ))
+    }
+
+    /// Whether its pool may be meant by this placement, which these pools fit.
+    fn may_be_meant(&self, placement: &Placement, there: &[Arc<dyn Pool>]) -> bool {
+        match (&placement.pool, &self.pool) {
+            (None, _) => true,
+            (Some(meant), Some(pool)) => meant.as_str() == pool,
+            (Some(meant), None) => there.iter().all(|pool| pool.name() != meant),
+        }
+    }
 }
 
 /// A pool that could not be read.
@@ -59,6 +93,15 @@ impl Gaps {
                  it back (it is read again within a minute), or take it out of the configuration \
                  and restart the daemon"
             ))),
+        }
+    }
+
+    /// Whether every pool is served and was read.
+    fn every_pool(&self) -> Result<()> {
+        self.pool(|_| true)?;
+        match self.undefined.first() {
+            None => Ok(()),
+            Some(undefined) => Err(undefined.error()),
         }
     }
 
@@ -134,6 +177,30 @@ impl Unread {
         !self.read().records.is_empty()
     }
 
+    /// The definitions that cannot be used, all of them. Pools whose definitions can be by now are
+    /// told by [`Unread::coming`] before.
+    pub(crate) fn undefined(&self, all: Vec<Undefined>) {
+        self.write().undefined = all;
+    }
+
+    /// Whether a pool is not served since its definition cannot be used.
+    pub(crate) fn lacks_definitions(&self) -> bool {
+        !self.read().undefined.is_empty()
+    }
+
+    /// Whether the definition of this pool is known not to be there, unusable.
+    ///
+    /// # Errors
+    /// As [`Unread::rule_out`].
+    pub(crate) fn rule_out_definition(&self, pool: &PoolName) -> Result<()> {
+        let gaps = self.read();
+        let named = |u: &&Undefined| u.pool.as_deref().is_none_or(|name| name == pool.as_str());
+        match gaps.undefined.iter().find(named) {
+            None => Ok(()),
+            Some(undefined) => Err(undefined.error()),
+        }
+    }
+
     /// Whether this pool could not be read.
     pub(crate) fn is_unread(&self, pool: &PoolName) -> bool {
         self.read().pools.contains_key(pool)
@@ -173,7 +240,7 @@ impl Unread {
     pub(crate) fn rule_out(&self, id: &Id) -> Result<()> {
         let gaps = self.read();
         gaps.record(id)?;
-        gaps.pool(|_| true)
+        gaps.every_pool()
     }
 
     /// Whether nothing of this id is known to be there and unreadable.
@@ -194,13 +261,32 @@ impl Unread {
             .pool(|unread| pools.iter().any(|pool| pool.name() == unread))
     }
 
+    /// Whether all pools that a placement allows could be read: `there`, and those that are not
+    /// served.
+    ///
+    /// # Errors
+    /// As [`Unread::rule_out`].
+    pub(crate) fn among_allowed(
+        &self,
+        placement: &Placement,
+        there: &[Arc<dyn Pool>],
+    ) -> Result<()> {
+        self.among(there)?;
+        let gaps = self.read();
+        let meant = |u: &&Undefined| u.may_be_meant(placement, there);
+        match gaps.undefined.iter().find(meant) {
+            None => Ok(()),
+            Some(undefined) => Err(undefined.error()),
+        }
+    }
+
     /// As [`Unread::rule_out`], for the members of a group, whose ids its own does not tell.
     ///
     /// # Errors
     /// As [`Unread::rule_out`].
     pub(crate) fn rule_out_members(&self) -> Result<()> {
         let gaps = self.read();
-        gaps.pool(|_| true)?;
+        gaps.every_pool()?;
         let snapshot = |id: &&Id| id.role() == stowage_model::id::Role::Snapshot;
         match gaps.records.keys().find(snapshot) {
             None => Ok(()),

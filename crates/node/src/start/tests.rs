@@ -1,11 +1,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use stowage_model::volumes::{PoolStatus, Volumes};
-use stowage_model::{Kind, Name};
+use stowage_model::id::Role;
+use stowage_model::request::{AccessMode, Layout, Placement, Provisioning};
+use stowage_model::volumes::{Capacity, PoolStatus, Volumes};
+use stowage_model::{Id, Kind, Name, Publish, VolumeRequest};
 use tokio::time::Instant;
 
 use super::*;
+use crate::attachments::Publication;
 use crate::journal::Intent;
 use crate::testing::{Bench, wanted};
 
@@ -95,8 +98,7 @@ async fn a_pool_that_does_not_answer_is_asked_once_and_told_as_it_was_known() {
 #[tokio::test(start_paused = true)]
 async fn what_only_all_pools_tell_waits_for_the_last_of_them() {
     let dir = tempfile::tempdir().unwrap();
-    let id =
-        stowage_model::Id::derive(stowage_model::id::Role::Volume, &Name::new("gone").unwrap());
+    let id = Id::derive(Role::Volume, &Name::new("gone").unwrap());
     let journal = Journal::new(dir.path().join("journal"));
     journal.prepare().unwrap();
     journal.write(&id, &Intent::Format).unwrap();
@@ -128,4 +130,129 @@ async fn damage_in_the_state_directory_is_told_and_over_when_it_is_mended() {
     }
     bench.local.inner.look_at_state(false).await;
     assert_eq!(bench.local.findings().await.unwrap(), []);
+}
+
+/// A definition of pool c that cannot be used, in ways that happen.
+fn damages() -> Vec<(&'static str, String)> {
+    let of = |more: &str| format!("{{\"name\": \"c\", \"kind\": \"lvm\", \"vg\": \"x\"{more}}}");
+    vec![
+        ("torn", "{".to_owned()),
+        ("of a newer version", of(", \"shelf\": 7")),
+        ("of no such kind", of("").replace("lvm", "zfs")),
+        (
+            "not its own place",
+            "{\"name\": \"c\", \"kind\": \"file\", \"path\": \"/\"}".to_owned(),
+        ),
+    ]
+}
+
+/// Nothing that may be in a pool that is not served counts as gone, and what is elsewhere is served.
+async fn gone_is_not_told(bench: &Bench, what: &str) -> Id {
+    let local = &bench.local;
+    let id = Id::derive(Role::Volume, &Name::new("in-c").unwrap());
+    let refused = |e: Error| {
+        assert_eq!(e.kind(), Kind::Precondition, "{what}: {e}");
+        assert!(e.message().contains("pools"), "{what}: {e}");
+    };
+    refused(local.delete(&id).await.unwrap_err());
+    let cut = Id::derive(Role::Snapshot, &Name::new("in-c").unwrap());
+    refused(local.delete_snapshot(&cut).await.unwrap_err());
+    // In use, as is noted.
+    let target = bench.cgroups.join("target");
+    let noted = local.inner.attachments.update(&id, {
+        let target = target.clone();
+        let publication = Publication {
+            block: false,
+            read_only: false,
+            mode: AccessMode::SingleNodeWriter,
+            cgroup: None,
+        };
+        move |a| drop(a.targets.insert(target, publication))
+    });
+    noted.await.unwrap();
+    refused(local.unpublish(&id, &target).await.unwrap_err());
+    let anywhere = Placement::default();
+    let want = |name: &str, placement: &Placement| VolumeRequest {
+        placement: placement.clone(),
+        ..wanted(name, "a", None)
+    };
+    refused(local.create(want("in-c", &anywhere)).await.unwrap_err());
+    refused(local.create(wanted("new", "c", None)).await.unwrap_err());
+    let room = |choice: Placement| async move {
+        let asked = local.capacity(&choice, Layout::Linear, Provisioning::Thin);
+        asked.await.unwrap()
+    };
+    assert_eq!(room(anywhere).await, Capacity::default(), "{what}");
+    let config = serde_json::json!({"name": "c", "kind": "file", "path": bench.cgroups});
+    let config = serde_json::from_value(config).unwrap();
+    refused(local.create_pool(config, &[], false).await.unwrap_err());
+    // Who names another pool is not concerned.
+    let in_a = wanted("v", "a", None);
+    assert_ne!(room(in_a.placement.clone()).await, Capacity::default());
+    let made = local.create(in_a).await.unwrap();
+    local.delete(&made.record.id).await.unwrap();
+    local.ready().unwrap();
+    id
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_be_in_a_pool_whose_definition_cannot_be_used_is_not_taken_for_gone() {
+    for (what, text) in damages() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pools/c.json");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        let noted = Id::derive(Role::Volume, &Name::new("noted").unwrap());
+        let journal = Journal::new(dir.path().join("journal"));
+        journal.prepare().unwrap();
+        journal.write(&noted, &Intent::Format).unwrap();
+        let bench = Bench::at(dir, |_, _| ()).await;
+        let id = gone_is_not_told(&bench, what).await;
+        let found = bench.local.findings().await.unwrap();
+        let told = found.iter().find(|f| f.subject == "c").expect(what);
+        assert_eq!(told.trouble, Trouble::PoolMissing);
+        assert!(told.what.contains(path.to_str().unwrap()), "{told:?}");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        bench.local.delete(&id).await.expect_err(what);
+        assert_eq!(journal.read(&noted).unwrap(), Some(Intent::Format));
+        // It was not wanted any more.
+        std::fs::remove_file(&path).unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        bench.local.delete(&id).await.unwrap();
+        assert_eq!(bench.local.findings().await.unwrap(), []);
+        assert_eq!(journal.read(&noted).unwrap(), None, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_definitions_cannot_be_listed_nothing_is_taken_for_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let pools = dir.path().join("pools");
+    // In the place of a directory on a disk that fails.
+    std::fs::write(&pools, "").unwrap();
+    let bench = Bench::at(dir, |_, _| ()).await;
+    let id = gone_is_not_told(&bench, "unlisted").await;
+    std::fs::remove_file(&pools).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bench.local.delete(&id).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_definition_that_was_mended_is_served_without_a_moment_of_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pools/c.json");
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "{").unwrap();
+    let bench = Bench::at(dir, |_, _| ()).await;
+    // Its file system is not there yet.
+    std::fs::write(path.with_extension("seen"), "").unwrap();
+    let config = serde_json::json!({"name": "c", "kind": "file", "path": bench.cgroups});
+    std::fs::write(&path, config.to_string()).unwrap();
+    bench.local.inner.look_at_state(false).await;
+    let id = Id::derive(Role::Volume, &Name::new("in-c").unwrap());
+    let refused = bench.local.delete(&id).await.unwrap_err();
+    assert!(
+        refused.message().contains("the pool c could not be read"),
+        "{refused}"
+    );
 }
