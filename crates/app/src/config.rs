@@ -222,6 +222,8 @@ mod tests {
             ("max-size = true", "64Gi"),
             ("max-share = 0", "percentage"),
             ("max-share = \"101%\"", "101%"),
+            ("max-count = 0", "max-count"),
+            ("max-count = -1", "max-count"),
             ("limits = { pbs = 1 }", "pbs"),
             ("limits = { iops = \"many\" }", "many"),
             ("layout = \"raid1\"", "layout"),
@@ -257,6 +259,7 @@ mod tests {
         assert_eq!(rules.enabled, most.enabled);
         assert_eq!(rules.max_size, most.max_size);
         assert_eq!(rules.max_share, most.max_share);
+        assert_eq!(rules.max_count, most.max_count);
         // The examples.
         let pools = rules.pools.as_deref().unwrap();
         assert!(

@@ -22,6 +22,9 @@ pub struct EphemeralRules {
     /// How much of a pool all of them together may be, in percent.
     #[serde(deserialize_with = "percentage")]
     pub max_share: u8,
+    /// How many of them may be in one pool. Their size does not bound that: each takes room in a
+    /// volume group's metadata, or an inode, however small it is.
+    pub max_count: u32,
     /// The limits of those that name none, and the highest of those that do.
     #[serde(deserialize_with = "limits")]
     pub limits: Limits,
@@ -34,6 +37,9 @@ impl Default for EphemeralRules {
             pools: None,
             max_size: Bytes::gib(64),
             max_share: 25,
+            // A kubelet has 110 pods unless it is told otherwise; a small metadata area of LVM, 1 MiB,
+            // has room for some 300 volumes.
+            max_count: 128,
             limits: Limits::default(),
         }
     }
@@ -57,6 +63,11 @@ impl EphemeralRules {
                  to refuse inline volumes",
                 self.max_size
             )));
+        }
+        if self.max_count == 0 {
+            return Err(Error::invalid(
+                "ephemeral.max-count is 0; set enabled = false to refuse inline volumes",
+            ));
         }
         Ok(())
     }

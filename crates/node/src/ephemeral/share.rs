@@ -1,4 +1,4 @@
-//! How much of a pool inline volumes take in all.
+//! How much of a pool inline volumes take in all, and how many there are.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +15,13 @@ use crate::local::Inner;
 /// made at the same time must count it.
 #[derive(Default)]
 pub(crate) struct Making(Mutex<BTreeMap<Id, (PoolName, Bytes)>>);
+
+/// What inline volumes in one pool may be in all.
+#[derive(Default)]
+struct Most {
+    bytes: Bytes,
+    count: usize,
+}
 
 /// The room of one in the making; given back when this is dropped.
 pub(crate) struct Share {
@@ -56,7 +63,7 @@ impl Inner {
         let mut fit = Vec::new();
         for (pool, most) in pools.into_iter().zip(looked) {
             let most = most.unwrap_or_default();
-            match self.fits(&pool, most, size) {
+            match self.fits(&pool, &most, size) {
                 Ok(()) => fit.push(pool),
                 Err(e) => refusal = Some(e),
             }
@@ -80,7 +87,7 @@ impl Inner {
     ) -> Result<Share> {
         let most = self.most_inline(rules, pool).await.unwrap_or_default();
         let mut making = self.making.lock();
-        self.fits_beside(&making, pool, most, size)?;
+        self.fits_beside(&making, pool, &most, size)?;
         making.insert(id.clone(), (pool.name().clone(), size));
         let node = Arc::clone(self);
         Ok(Share {
@@ -89,13 +96,16 @@ impl Inner {
         })
     }
 
-    /// How much of a pool inline volumes may be, if the pool answers.
-    async fn most_inline(&self, rules: &EphemeralRules, pool: &Arc<dyn Pool>) -> Option<Bytes> {
+    /// What inline volumes in a pool may be, if the pool answers.
+    async fn most_inline(&self, rules: &EphemeralRules, pool: &Arc<dyn Pool>) -> Option<Most> {
         let total = answer(pool, pool.status()).await?.ok()?.total;
-        Some(Bytes(total.0 / 100 * u64::from(rules.max_share)))
+        Some(Most {
+            bytes: Bytes(total.0 / 100 * u64::from(rules.max_share)),
+            count: usize::try_from(rules.max_count).unwrap_or(usize::MAX),
+        })
     }
 
-    fn fits(&self, pool: &Arc<dyn Pool>, most: Bytes, size: Bytes) -> Result<()> {
+    fn fits(&self, pool: &Arc<dyn Pool>, most: &Most, size: Bytes) -> Result<()> {
         self.fits_beside(&self.making.lock(), pool, most, size)
     }
 
@@ -103,7 +113,7 @@ impl Inner {
         &self,
         making: &BTreeMap<Id, (PoolName, Bytes)>,
         pool: &Arc<dyn Pool>,
-        most: Bytes,
+        most: &Most,
         size: Bytes,
     ) -> Result<()> {
         let made = self.index.list(|e| {
@@ -112,14 +122,25 @@ impl Inner {
         let other = making.iter().filter(|(id, (at, _))| {
             at == pool.name() && !made.iter().any(|entry| entry.record.id == **id)
         });
-        let taken: Bytes = made
+        let sizes: Vec<Bytes> = made
             .iter()
             .map(|entry| entry.size)
             .chain(other.map(|(_, (_, size))| *size))
-            .sum();
-        if taken + size <= most {
+            .collect();
+        let taken: Bytes = sizes.iter().copied().sum();
+        let fits = taken + size <= most.bytes;
+        if fits && sizes.len() < most.count {
             return Ok(());
         }
+        if fits {
+            return Err(Error::full(format!(
+                "pool {} has {} inline volumes and takes no more of them; use a volume claim, or \
+                 have the administrator raise max-count under [ephemeral]",
+                pool.name(),
+                sizes.len()
+            )));
+        }
+        let most = most.bytes;
         Err(Error::full(format!(
             "an inline volume of {size} does not fit into pool {}: inline volumes may be {most} of \
              it in all and are {taken}; ask for less, use a volume claim, or have the \

@@ -125,6 +125,47 @@ async fn inline_volumes_lie_in_their_pools_with_the_limits_of_the_node() {
     assert!(e.message().contains("only in the pool(s) b"), "{e}");
 }
 
+#[tokio::test]
+async fn inline_volumes_are_as_many_as_their_rules_say_however_small_they_are() {
+    let rules = EphemeralRules {
+        max_count: 3,
+        ..EphemeralRules::default()
+    };
+    let bench = Bench::with_rules(rules.clone()).await;
+    let make = |name: &str| {
+        let volume = VolumeRequest {
+            size: SizeRange::at_least(Bytes::mib(1)),
+            placement: wanted("x", "a", None).placement,
+            ..plain(name)
+        };
+        let (inner, rules) = (Arc::clone(&bench.local.inner), rules.clone());
+        async move {
+            let id = Id::ephemeral(&volume.name);
+            inner.create_locked(id, &volume, Some(&rules)).await
+        }
+    };
+    // What is lasting does not count.
+    bench.volume("lasting").await;
+    let made = futures::future::join_all((0..5).map(|n| make(&format!("csi-{n}")))).await;
+    let (made, refused): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
+    assert_eq!((made.len(), refused.len()), (3, 2));
+    for e in refused.into_iter().filter_map(Result::err) {
+        assert_eq!(e.kind(), Kind::Full, "{e}");
+        assert!(e.message().contains("max-count"), "{e}");
+    }
+    let made: Vec<_> = made.into_iter().filter_map(Result::ok).collect();
+    // Asked for again it is there.
+    let name = made[0].record.name.as_str().to_owned();
+    assert_eq!(make(&name).await.unwrap().record.id, made[0].record.id);
+    bench
+        .local
+        .inner
+        .remove_locked(&made[0].record.id)
+        .await
+        .unwrap();
+    make("csi-9").await.unwrap();
+}
+
 /// Pools of 1 GiB here: 256 MiB are for inline volumes, two of 100 MiB.
 #[tokio::test]
 async fn inline_volumes_take_their_share_of_a_pool_and_no_more() {
