@@ -23,7 +23,6 @@ use stowage_model::{
     publish::Stats,
 };
 use stowage_pool::Pool;
-use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::ask::Looks;
@@ -34,7 +33,7 @@ use crate::jobs::{Job, Jobs};
 use crate::journal::{Intent, Journal};
 use crate::kubelet::settled;
 use crate::ops::Ops;
-use crate::pools::PoolConfig;
+use crate::pools::{Definitions, PoolConfig};
 use crate::recover::use_lock;
 use crate::start::State;
 use crate::tend::Chore;
@@ -71,8 +70,7 @@ pub(crate) struct Inner {
     pub(crate) locks: Locks,
     pub(crate) started: tokio::time::Instant,
     pub(crate) pools: RwLock<BTreeMap<PoolName, Arc<dyn Pool>>>,
-    /// What they were opened from. Held while a pool is made: one at a time.
-    pub(crate) configs: AsyncMutex<Vec<PoolConfig>>,
+    pub(crate) definitions: Mutex<Definitions>,
     pub(crate) index: Index,
     /// What the index lacks.
     pub(crate) unread: Unread,

@@ -45,6 +45,10 @@ fn lies_in(inner: &Path, outer: &Path, folders: &[&str]) -> bool {
 
 /// Refuse two pools of which one lies where the other keeps its volumes.
 pub(crate) fn apart(one: &PoolConfig, other: &PoolConfig) -> Result<()> {
+    // Neither is looked for, on a disk that may hang, unless both are on one.
+    if (one.kind, other.kind) != (PoolKind::File, PoolKind::File) {
+        return Ok(());
+    }
     let (Some(a), Some(b)) = (place(one), place(other)) else {
         return Ok(());
     };

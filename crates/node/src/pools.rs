@@ -1,11 +1,12 @@
 //! Pools as configured: from definition to open pool. Definitions come from the configuration
 //! file and from `<state>/pools`, where those made on request are kept.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use stowage_host::{Runner, durable};
+use stowage_host::{Runner, blocking, durable};
 use stowage_model::error::Context;
 use stowage_model::volumes::PoolStatus;
 use stowage_model::{Error, PoolKind, PoolName, Reserve, Result};
@@ -317,6 +318,50 @@ pub(crate) fn apart<'a>(
     Ok(())
 }
 
+/// What is known of how pools are defined.
+#[derive(Default)]
+pub(crate) struct Definitions {
+    /// What they were opened from, those in the making among them.
+    pub(crate) known: Vec<PoolConfig>,
+    /// Disks that are being put into pools, by their real paths.
+    taken: BTreeSet<PathBuf>,
+}
+
+/// A definition that is known until this is dropped, or for good once it is kept.
+pub(crate) struct Reserved {
+    node: Arc<Inner>,
+    name: PoolName,
+    kept: bool,
+}
+
+impl Reserved {
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.kept {
+            let known = &mut self.node.definitions().known;
+            known.retain(|known| known.name != self.name);
+        }
+    }
+}
+
+/// Disks that nobody else takes until this is dropped.
+struct Disks {
+    node: Arc<Inner>,
+    real: BTreeSet<PathBuf>,
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        let taken = &mut self.node.definitions().taken;
+        taken.retain(|disk| !self.real.contains(disk));
+    }
+}
+
 impl Inner {
     pub(crate) fn pools_dir(&self) -> PathBuf {
         self.options.state_dir.join("pools")
@@ -329,10 +374,9 @@ impl Inner {
         force: bool,
     ) -> Result<PoolStatus> {
         config.check()?;
-        let mut configs = self.configs.lock().await;
-        apart(&config, configs.iter())?;
         self.unread.rule_out_definition(&config.name)?;
-        nesting::clear_of_state(&config, &self.options.state_dir)?;
+        let reserved = self.reserve(&config).await?;
+        let _disks = self.take_disks(disks).await?;
         forget_group(&self.pools_dir(), &config.name)?;
         config.make(&self.runner, disks, force).await?;
         let pool = config.open(&self.runner, &self.pools_dir(), true)?;
@@ -344,11 +388,86 @@ impl Inner {
             &text,
         )
         .or_internal(|| format!("failed to keep the definition of pool {}", config.name))?;
-        remember_seen(&self.pools_dir(), &config.name)?;
-        self.take_in(&pool, None::<std::future::Ready<()>>).await?;
-        configs.push(config);
-        drop(configs);
+        reserved.keep();
+        let noted = remember_seen(&self.pools_dir(), &config.name);
+        let read = match noted {
+            Ok(()) => self.take_in(&pool, None::<std::future::Ready<()>>).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = read {
+            // It is defined: the next start would open it, and so do we.
+            self.unread.pool(pool.name(), e.chain());
+            self.enter(&pool);
+            return Err(e);
+        }
         pool.status().await
+    }
+
+    /// Enter a definition among those that are known, if it is apart from them. Nothing is locked
+    /// afterwards: making a pool waits for disks, which may hang.
+    ///
+    /// # Errors
+    /// As [`apart`], [`nesting::clear_of_state`]; [`stowage_model::Kind::Pending`] while a pool of
+    /// this name is being made.
+    pub(crate) async fn reserve(self: &Arc<Self>, config: &PoolConfig) -> Result<Reserved> {
+        loop {
+            let known = self.definitions().known.clone();
+            let is_known = known.iter().any(|known| known.name == config.name);
+            if is_known && self.pools().iter().all(|pool| *pool.name() != config.name) {
+                return Err(Error::pending(format!(
+                    "the pool {} is being made; ask again",
+                    config.name
+                )));
+            }
+            let compared = {
+                let (config, known) = (config.clone(), known.clone());
+                let state = self.options.state_dir.clone();
+                blocking(move || {
+                    apart(&config, &known)?;
+                    nesting::clear_of_state(&config, &state)
+                })
+            };
+            compared.await?;
+            let mut definitions = self.definitions();
+            // Another one may have come that it was not compared with.
+            if definitions.known == known {
+                definitions.known.push(config.clone());
+                return Ok(Reserved {
+                    node: Arc::clone(self),
+                    name: config.name.clone(),
+                    kept: false,
+                });
+            }
+        }
+    }
+
+    /// Have disks for oneself while they are looked at and taken: what two found blank is not to be
+    /// wiped by the later of them when the earlier has made it part of a pool.
+    async fn take_disks(self: &Arc<Self>, disks: &[PathBuf]) -> Result<Disks> {
+        let named = disks.to_vec();
+        let real = move || -> BTreeSet<PathBuf> {
+            // One that is not there is told by whoever looks at it.
+            let real = named.iter().filter_map(|disk| disk.canonicalize().ok());
+            real.collect()
+        };
+        let real = blocking(real).await;
+        let mut definitions = self.definitions();
+        if let Some(disk) = definitions.taken.intersection(&real).next() {
+            return Err(Error::pending(format!(
+                "disk {} is just being added to a pool; ask again",
+                disk.display()
+            )));
+        }
+        definitions.taken.extend(real.iter().cloned());
+        Ok(Disks {
+            node: Arc::clone(self),
+            real,
+        })
+    }
+
+    pub(crate) fn definitions(&self) -> MutexGuard<'_, Definitions> {
+        let all = self.definitions.lock();
+        all.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) async fn extend_pool(
@@ -371,7 +490,11 @@ impl Inner {
             })?;
         // Another daemon may be serving it.
         self.unread.among(std::slice::from_ref(&pool))?;
+        let _disks = self.take_disks(disks).await?;
         pool.extend(disks, force).await?;
         pool.status().await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use stowage_model::error::Context;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Error, Kind, Result};
 use stowage_pool::Pool;
-use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -92,7 +92,7 @@ impl Local {
             .caused_by(e)
         })?;
         let inner = Arc::new(Inner::new(options, lock)?);
-        *inner.configs.lock().await = configured.clone();
+        inner.definitions().known = configured.clone();
         let mut opened = Vec::new();
         for config in &configured {
             opened.push(inner.open(config)?);
@@ -137,7 +137,7 @@ impl Inner {
             locks,
             started: Instant::now(),
             pools: RwLock::default(),
-            configs: AsyncMutex::default(),
+            definitions: Mutex::default(),
             index: Default::default(),
             unread: Default::default(),
             halves: AtomicBool::new(false),
@@ -177,20 +177,19 @@ impl Inner {
     async fn look_at_state(self: &Arc<Self>, first: bool) -> Vec<Arc<dyn Pool>> {
         let me = Arc::clone(self);
         let (kept, mut undefined, mut findings) = blocking(move || me.read_state(first)).await;
-        let mut configs = self.configs.lock().await;
+        let is_known = |name: &str| {
+            let definitions = self.definitions();
+            let mut known = definitions.known.iter();
+            known.any(|known| known.name.as_str() == name)
+        };
         let mut opened = Vec::new();
         for config in kept {
             // One that is configured as well is as the configuration says.
-            if configs.iter().any(|known| known.name == config.name) {
+            if is_known(config.name.as_str()) {
                 continue;
             }
-            let apart = pools::apart(&config, configs.iter())
-                .and_then(|()| nesting::clear_of_state(&config, &self.options.state_dir));
-            match apart.and_then(|()| self.open(&config)) {
-                Ok(pool) => {
-                    opened.push(pool);
-                    configs.push(config);
-                }
+            match self.open_kept(&config).await {
+                Ok(pool) => opened.push(pool),
                 Err(e) => {
                     let pool = config.name.to_string();
                     let path = self.pools_dir().join(format!("{pool}.json"));
@@ -203,10 +202,7 @@ impl Inner {
         }
         findings.extend(undefined.iter().map(|u| self.definition_finding(u)));
         // One that is served is as it was when its definition could be read.
-        undefined.retain(|u| match &u.pool {
-            Some(pool) => !configs.iter().any(|known| known.name.as_str() == pool),
-            None => true,
-        });
+        undefined.retain(|u| u.pool.as_deref().is_none_or(|pool| !is_known(pool)));
         self.unread.undefined(undefined);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let pause = state.again.map_or(STATE_PAUSE, |(_, pause)| {
@@ -219,6 +215,14 @@ impl Inner {
         state.again = (!findings.is_empty()).then(|| (Instant::now() + pause, pause));
         state.findings = findings;
         opened
+    }
+
+    async fn open_kept(self: &Arc<Self>, config: &PoolConfig) -> Result<Arc<dyn Pool>> {
+        let reserved = self.reserve(config).await?;
+        let (me, config) = (Arc::clone(self), config.clone());
+        let pool = blocking(move || me.open(&config)).await?;
+        reserved.keep();
+        Ok(pool)
     }
 
     fn read_state(&self, first: bool) -> (Vec<PoolConfig>, Vec<Undefined>, Vec<Finding>) {
@@ -392,7 +396,7 @@ impl Inner {
         Ok(())
     }
 
-    fn enter(&self, pool: &Arc<dyn Pool>) {
+    pub(crate) fn enter(&self, pool: &Arc<dyn Pool>) {
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
         pools.insert(pool.name().clone(), Arc::clone(pool));
     }

@@ -31,9 +31,19 @@ impl Inner {
                     () = tokio::time::sleep(PERIOD) => {}
                     () = me.stopping.cancelled() => return,
                 }
-                me.state_again().await;
                 me.tend_all();
                 me.limit_all();
+            }
+        });
+        // By itself: the state directory may lie on a disk that hangs.
+        let me = Arc::clone(self);
+        self.ops.background(async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(PERIOD) => {}
+                    () = me.stopping.cancelled() => return,
+                }
+                me.state_again().await;
             }
         });
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stowage_host::cgroup::Hierarchy;
-use stowage_host::{Lock, Locks, Progress};
+use stowage_host::{Lock, Locks, Progress, Runner};
 use stowage_model::request::{
     Layout, Media, Placement, Provisioning, SizeRange, SnapshotRequest, Source, Usage,
 };
@@ -44,7 +44,13 @@ impl Bench {
     }
 
     pub(crate) async fn with_rules(ephemeral: EphemeralRules) -> Self {
-        Self::build(tempfile::tempdir().unwrap(), ephemeral, |_, _| ()).await
+        Self::build(tempfile::tempdir().unwrap(), ephemeral, |_| (), |_, _| ()).await
+    }
+
+    /// As [`Bench::new`], with this state directory, and commands run by this.
+    pub(crate) async fn over(state: tempfile::TempDir, runner: Arc<dyn Runner>) -> Self {
+        let rules = EphemeralRules::default();
+        Self::build(state, rules, |inner| inner.runner = runner, |_, _| ()).await
     }
 
     /// As [`Bench::new`], with something done to the pools before they are read.
@@ -54,12 +60,13 @@ impl Bench {
 
     /// As [`Bench::prepared`], with this state directory.
     pub(crate) async fn at(state: tempfile::TempDir, prepare: impl FnOnce(&Files, &Files)) -> Self {
-        Self::build(state, EphemeralRules::default(), prepare).await
+        Self::build(state, EphemeralRules::default(), |_| (), prepare).await
     }
 
     async fn build(
         state: tempfile::TempDir,
         ephemeral: EphemeralRules,
+        fit: impl FnOnce(&mut Inner),
         prepare: impl FnOnce(&Files, &Files),
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -72,6 +79,7 @@ impl Bench {
         let lock = Lock::of_directory(state.path(), Duration::ZERO).await;
         let lock = lock.unwrap();
         let mut inner = Inner::new(options, lock).unwrap();
+        fit(&mut inner);
         let cgroups = dir.path().join("cgroup");
         std::fs::create_dir(&cgroups).unwrap();
         std::fs::write(cgroups.join("cgroup.controllers"), "io").unwrap();
@@ -183,6 +191,8 @@ pub(crate) struct Files {
     pub(crate) waits: AtomicBool,
     /// How often its status was asked for.
     pub(crate) asked: AtomicU32,
+    /// How often it was looked after.
+    pub(crate) tended: AtomicU32,
     /// How long a snapshot takes.
     pub(crate) cuts_take: Mutex<Duration>,
     /// What was done, and when.
@@ -209,6 +219,7 @@ impl Files {
             silent: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             asked: AtomicU32::new(0),
+            tended: AtomicU32::new(0),
             cuts_take: Mutex::default(),
             steps: Mutex::default(),
             turn: Arc::default(),
@@ -427,6 +438,7 @@ impl Pool for Files {
     }
 
     async fn tend(&self) -> Result<Vec<Finding>> {
+        self.tended.fetch_add(1, Ordering::SeqCst);
         Ok(Vec::new())
     }
 }
