@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::stream::{self, StreamExt};
 use stowage_host::{Target, durable, mount};
 use stowage_model::error::Context;
 use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
@@ -174,7 +175,8 @@ impl Inner {
 
     /// Staging directories that were there at the start and that nothing is staged at.
     pub(crate) async fn unused_stagings(self: &Arc<Self>) {
-        for path in &self.stagings_before {
+        let all = stream::iter(&self.stagings_before);
+        all.for_each_concurrent(None, async |path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let _held = match name.parse::<Id>() {
                 Ok(id) => Some(self.ops.begin_reading(&id).await),
@@ -188,7 +190,8 @@ impl Inner {
                 tracing::warn!(volume.path = %path.display(), error = %e.chain(),
                     "unused staging directory not removed");
             }
-        }
+        })
+        .await;
     }
 
     /// Our own staging directory for a volume, made if it is missing.

@@ -56,7 +56,8 @@ impl Inner {
             self.chore(Chore::Tend, pool.name().clone(), async move {
                 if me.unread.is_due(pool.name()) {
                     me.read(&pool, std::future::ready(())).await;
-                    me.tidy().await;
+                    let tidy = Arc::clone(&me);
+                    me.ops.background(async move { tidy.tidy().await });
                 }
                 // Until it was read it is not ours to look after.
                 if !me.unread.is_unread(pool.name()) {

@@ -189,6 +189,8 @@ pub(crate) struct Files {
     pub(crate) silent: AtomicBool,
     /// Whether a command that outlived its daemon is still changing it.
     pub(crate) waits: AtomicBool,
+    /// Whether it is not there.
+    pub(crate) away: AtomicBool,
     /// How often its status was asked for.
     pub(crate) asked: AtomicU32,
     /// How often it was looked after.
@@ -218,6 +220,7 @@ impl Files {
             defects: Mutex::default(),
             silent: AtomicBool::new(false),
             waits: AtomicBool::new(false),
+            away: AtomicBool::new(false),
             asked: AtomicU32::new(0),
             tended: AtomicU32::new(0),
             cuts_take: Mutex::default(),
@@ -314,6 +317,9 @@ impl Pool for Files {
     }
 
     async fn claim(&self, _locks: &Locks) -> Result<()> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(Error::precondition("it is away"));
+        }
         match self.waits.load(Ordering::SeqCst) {
             true => Err(Error::pending("lvcreate is still at work")),
             false => Ok(()),

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures::stream::{self, StreamExt};
 use stowage_model::{Id, Result};
 
 use crate::attachments::Attachment;
@@ -12,7 +13,8 @@ use crate::journal::Intent;
 use crate::local::Inner;
 
 impl Inner {
-    /// Tidy up, once, when every pool and every record in it could be read.
+    /// Tidy up, once, when every pool and every record in it could be read. Each thing is
+    /// waited for by itself, however long somebody works on it; nobody is to wait for this.
     pub(crate) async fn tidy(self: &Arc<Self>) {
         // With a pool or a record unread, what seems to lack a volume or a member may well have it
         // there.
@@ -23,46 +25,62 @@ impl Inner {
         if !all_read || self.tidied.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Err(e) = self.clear_stale_journal().await {
-            tracing::warn!(error = %e.chain(), "stale journal entries stay until the next start");
+        let all = async {
+            tokio::join!(
+                self.clear_stale_journal(),
+                self.clear_stale_attachments(),
+                self.undo_partial_groups(),
+                self.unused_stagings(),
+            );
+        };
+        tokio::select! {
+            () = all => {}
+            // The next start does the rest.
+            () = self.stopping.cancelled() => {}
         }
-        if let Err(e) = self.clear_stale_attachments().await {
-            tracing::warn!(error = %e.chain(), "stale notes stay until the next start");
-        }
-        self.undo_partial_groups().await;
-        self.unused_stagings().await;
     }
 
     /// What a note was about is gone, or never was, or was made another time. Only what was noted
     /// before this start: an operation notes what it is about to do, and what it could not undo.
-    async fn clear_stale_journal(self: &Arc<Self>) -> Result<()> {
-        for (id, before) in &self.noted_before {
+    async fn clear_stale_journal(self: &Arc<Self>) {
+        let all = stream::iter(&self.noted_before);
+        all.for_each_concurrent(None, async |(id, before)| {
             let _held = self.ops.begin_reading(id).await;
-            let stale = self.index.get(id).is_none() || matches!(before, Intent::Create { .. });
-            if stale && self.noted(id).await?.as_ref() == Some(before) {
-                self.unnote(id).await?;
+            if let Err(e) = self.clear_if_stale(id, before).await {
+                tracing::warn!(volume.id = %id, error = %e.chain(),
+                    "a stale journal entry stays until the next start");
             }
+        })
+        .await;
+    }
+
+    async fn clear_if_stale(self: &Arc<Self>, id: &Id, before: &Intent) -> Result<()> {
+        let stale = self.index.get(id).is_none() || matches!(before, Intent::Create { .. });
+        if stale && self.noted(id).await?.as_ref() == Some(before) {
+            self.unnote(id).await?;
         }
         Ok(())
     }
 
     /// A use is noted before an ephemeral volume is made and forgotten after a volume is removed;
     /// a kill in between leaves a note about nothing.
-    async fn clear_stale_attachments(self: &Arc<Self>) -> Result<()> {
-        for id in self.attachments.all().keys() {
-            if self.index.get(id).is_some() {
-                continue;
+    async fn clear_stale_attachments(self: &Arc<Self>) {
+        let all = stream::iter(self.attachments.all().into_keys());
+        all.for_each_concurrent(None, async |id| {
+            if self.index.get(&id).is_some() {
+                return;
             }
-            let _held = self.ops.begin_reading(id).await;
-            if self.index.get(id).is_none() {
-                let forgotten = self
-                    .attachments
-                    .update(id, |a| *a = Attachment::default())
-                    .await;
-                forgotten?;
+            let _held = self.ops.begin_reading(&id).await;
+            if self.index.get(&id).is_some() {
+                return;
             }
-        }
-        Ok(())
+            let forget = |a: &mut Attachment| *a = Attachment::default();
+            if let Err(e) = self.attachments.update(&id, forget).await {
+                tracing::warn!(volume.id = %id, error = %e.chain(),
+                    "a stale note of a use stays until the next start");
+            }
+        })
+        .await;
     }
 
     /// A group is cut whole or not at all.
@@ -93,3 +111,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
