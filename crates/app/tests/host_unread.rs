@@ -310,7 +310,7 @@ fn a_command_that_outlived_its_daemon_holds_up_its_volume_alone() {
     let id = rig.ok(&["volume", "show", "v"])["id"].clone();
     rig.kill();
     // In the place of mkfs or e2fsck of a large volume, which nobody waits for in a test.
-    let at = std::fs::metadata(pool.join("stowage-pool.json")).expect("a marker");
+    let at = std::fs::metadata(&pool).expect("a pool");
     let lock = format!(
         "/run/stowage/locks/use@file@{}@{}@{}",
         at.dev(),

@@ -8,7 +8,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 /// Listen at `path`, readable and writable by the owner only. A socket left there by a dead server
-/// is replaced; must be called inside a tokio runtime.
+/// is replaced, and that of one of which `runs_no_more` says so by its process id: a server that was
+/// killed and cannot end, since a thread of it hangs in the kernel, keeps its socket open. Must be
+/// called inside a tokio runtime.
 ///
 /// bind(2) makes the socket with the process's umask and chmod(2) comes after, so the socket is
 /// made in a private directory beside `path` and then renamed over it, which also means that a
@@ -18,8 +20,11 @@ use std::path::Path;
 /// [`io::ErrorKind::AddrInUse`] while a live server answers at `path`,
 /// [`io::ErrorKind::AlreadyExists`] when something other than a socket is there, and whatever the
 /// file system says.
-pub fn bind(path: &Path) -> io::Result<tokio::net::UnixListener> {
-    refuse_what_is_not_ours(path)?;
+pub fn bind(
+    path: &Path,
+    runs_no_more: impl Fn(u32) -> bool,
+) -> io::Result<tokio::net::UnixListener> {
+    refuse_what_is_not_ours(path, runs_no_more)?;
     // Short, because a socket address holds only 107 bytes.
     let private = path.with_file_name(format!(".{:x}", std::process::id()));
     remove_leftover(&private)?;
@@ -32,7 +37,7 @@ pub fn bind(path: &Path) -> io::Result<tokio::net::UnixListener> {
     tokio::net::UnixListener::from_std(listener)
 }
 
-fn refuse_what_is_not_ours(path: &Path) -> io::Result<()> {
+fn refuse_what_is_not_ours(path: &Path, runs_no_more: impl Fn(u32) -> bool) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
@@ -47,6 +52,7 @@ fn refuse_what_is_not_ours(path: &Path) -> io::Result<()> {
         ));
     }
     match UnixStream::connect(path) {
+        Ok(stream) if listener(&stream)?.is_some_and(runs_no_more) => Ok(()),
         Ok(_) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             format!(
@@ -64,6 +70,14 @@ fn refuse_what_is_not_ours(path: &Path) -> io::Result<()> {
         }
         Err(e) => Err(e),
     }
+}
+
+/// The process that listens at the other end.
+fn listener(stream: &UnixStream) -> io::Result<Option<u32>> {
+    let stream = stream.try_clone()?;
+    stream.set_nonblocking(true)?;
+    let peer = tokio::net::UnixStream::from_std(stream)?.peer_cred()?;
+    Ok(peer.pid().and_then(|pid| u32::try_from(pid).ok()))
 }
 
 fn bind_by_way_of(private: &Path, path: &Path) -> io::Result<UnixListener> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
@@ -53,13 +53,13 @@ pub(crate) fn processes() -> impl Iterator<Item = Holder> {
 ///
 /// /proc/locks would name the process that called flock(2), which may be dead.
 pub(crate) fn openers(file: &fs::File) -> Vec<Holder> {
-    let Ok(ours) = file.metadata() else {
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let Some(ours) = inode(Path::new(&own)) else {
         return Vec::new();
     };
     let open_in = |fds: PathBuf| {
         let fds = fs::read_dir(fds).into_iter().flatten().flatten();
-        fds.filter_map(|fd| fs::metadata(fd.path()).ok())
-            .any(|it| it.dev() == ours.dev() && it.ino() == ours.ino())
+        fds.filter_map(|fd| inode(&fd.path())).any(|it| it == ours)
     };
     processes()
         .filter(|holder| holder.pid != std::process::id())
@@ -71,14 +71,28 @@ pub(crate) fn openers(file: &fs::File) -> Vec<Holder> {
         .collect()
 }
 
+/// Which file it is, by what the kernel knows: what others have open may lie on a server that does
+/// not answer.
+fn inode(link: &Path) -> Option<(u32, u32, u64)> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let found = statx(CWD, link, flags, StatxFlags::INO).ok()?;
+    Some((found.stx_dev_major, found.stx_dev_minor, found.stx_ino))
+}
+
 fn threads(holder: &Holder) -> impl Iterator<Item = PathBuf> {
     let tasks = fs::read_dir(format!("/proc/{}/task", holder.pid));
     let tasks = tasks.into_iter().flatten().flatten();
     tasks.map(|task| task.path())
 }
 
-/// Whether a process was killed and has not ended, as when a thread of it hangs in the kernel: it
-/// runs no instruction of its own any more.
+/// Whether a process runs no instruction of its own any more, though it may still have files and
+/// sockets open: it was killed, and a thread of it hangs in the kernel.
+pub fn runs_no_more(pid: u32) -> bool {
+    let comm = String::new();
+    is_dying(&Holder { pid, comm })
+}
+
+/// As [`runs_no_more`].
 pub(crate) fn is_dying(holder: &Holder) -> bool {
     const SIGKILL: u64 = 1 << (9 - 1);
     let is_dying = |thread: PathBuf| {

@@ -61,7 +61,7 @@ pub use blocking::{blocking, on_own_thread};
 pub use command::{Cmd, CmdError, Output, Runner, System};
 pub use devno::Devno;
 pub use error::FsError;
-pub use holders::Holder;
+pub use holders::{Holder, runs_no_more};
 pub use lock::{Lock, LockError, Locks};
 pub use path::Target;
 pub use progress::Progress;

@@ -36,6 +36,15 @@ pub enum LockError {
 }
 
 impl LockError {
+    /// Whether those who have it were killed and cannot end, since a thread of each hangs in the
+    /// kernel: they will not run again.
+    pub fn is_of_dying(&self) -> bool {
+        match self {
+            Self::Held { by, .. } => are_dying(by),
+            Self::Io { .. } => false,
+        }
+    }
+
     fn io(path: &Path, source: impl Into<io::Error>) -> Self {
         Self::Io {
             path: path.to_owned(),
@@ -81,7 +90,7 @@ impl Lock {
                 Attempt::Busy(file) => file,
             };
             let by = blocking(move || openers(&file)).await;
-            if !by.is_empty() && by.iter().all(is_dying) {
+            if are_dying(&by) {
                 tracing::warn!(holders = list(&by), "a daemon that was killed cannot end");
                 let (dir, path) = (dir.to_owned(), path.clone());
                 blocking(move || pass_over(&dir, &path)).await?;
@@ -118,14 +127,6 @@ impl Lock {
     /// Whether it is this very file that is at its path.
     pub fn is_in_place(&self) -> bool {
         is_at(&self.file, &self.path)
-    }
-
-    /// What the kernel knows of the file.
-    ///
-    /// # Errors
-    /// When it cannot be asked.
-    pub fn metadata(&self) -> io::Result<std::fs::Metadata> {
-        self.file.metadata()
     }
 
     /// What a command that is to hold it gets as its stdin, which is empty.
@@ -190,9 +191,27 @@ fn open_some(path: &Path, dir: &Path) -> io::Result<File> {
         .or_else(|e| File::open(dir).map_err(|_| e))
 }
 
-/// Take away a lock file whose holders are all dying. Two daemons may come to that at once, so it is
-/// looked at again while the directory is locked.
+/// Whether there are holders, and all of them were killed and cannot end.
+fn are_dying(by: &[Holder]) -> bool {
+    !by.is_empty() && by.iter().all(is_dying)
+}
+
+/// Take away a lock file whose holders are all dying.
 fn pass_over(dir: &Path, path: &Path) -> Result<(), LockError> {
+    clear_of_dying(dir, path, || std::fs::remove_file(path))
+}
+
+/// Have `clear` put another file, or none, in the place of a lock file in `dir` whose holders were
+/// killed and cannot end. Two daemons may come to that at once, so it is looked at again while the
+/// directory is locked.
+///
+/// # Errors
+/// When the directory or the file cannot be locked, and those of `clear`.
+pub fn clear_of_dying(
+    dir: &Path,
+    path: &Path,
+    clear: impl FnOnce() -> io::Result<()>,
+) -> Result<(), LockError> {
     let failed = |e: io::Error| LockError::io(path, e);
     let held = File::open(dir).map_err(failed)?;
     flock(&held, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
@@ -202,10 +221,10 @@ fn pass_over(dir: &Path, path: &Path) -> Result<(), LockError> {
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
         return Ok(());
     }
-    if openers(&file).iter().all(is_dying) {
-        std::fs::remove_file(path).map_err(failed)?;
+    match are_dying(&openers(&file)) {
+        true => clear().map_err(failed),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// The directory of the locks that are known by name, on a file system that does not outlive the
@@ -248,6 +267,28 @@ impl Locks {
                     return Err(LockError::Held { path, by });
                 }
                 Attempt::Busy(_) => tokio::time::sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// As [`Locks::take`], for a lock that daemons have and no command is given. One that was killed
+    /// and cannot end, since a thread of it hangs in the kernel on some disk, is passed over: it will
+    /// not run again.
+    ///
+    /// # Errors
+    /// As [`Locks::take`].
+    pub async fn take_as_daemon(&self, name: &str, wait: Duration) -> Result<Lock, LockError> {
+        let deadline = tokio::time::Instant::now() + wait;
+        loop {
+            match self.take(name, Duration::ZERO).await {
+                Err(LockError::Held { path, by }) if are_dying(&by) => {
+                    let dir = Arc::clone(&self.0);
+                    blocking(move || pass_over(&dir, &path)).await?;
+                }
+                Err(LockError::Held { .. }) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                other => return other,
             }
         }
     }

@@ -66,6 +66,8 @@ struct Shared {
     read: AtomicBool,
     /// Ours alone, for as long as we live.
     claim: Mutex<Claim>,
+    /// What tells its directory from all others. Known when it was taken: whoever asks does not wait.
+    at: Mutex<Option<String>>,
     ledger: Ledger,
     /// Loop devices whose discards we turned off.
     kept: Mutex<BTreeSet<PathBuf>>,
@@ -198,13 +200,9 @@ impl Pool for FilePool {
     }
 
     fn place(&self) -> String {
-        use std::os::unix::fs::MetadataExt;
-        let claim = self.shared.claim();
-        let marker = claim.lock.as_ref().and_then(|held| held.metadata().ok());
-        marker.map_or_else(
-            || format!("pool@{}", self.name()),
-            |at| format!("file@{}@{}", at.dev(), at.ino()),
-        )
+        let at = self.shared.at.lock();
+        let at = at.unwrap_or_else(PoisonError::into_inner).clone();
+        at.unwrap_or_else(|| format!("pool@{}", self.name()))
     }
 
     async fn claim(&self, _locks: &Locks) -> Result<()> {

@@ -127,7 +127,7 @@ async fn bind(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
     }
     let deadline = Instant::now() + LEFTOVER;
     loop {
-        match stowage_csi::bind(path) {
+        match stowage_csi::bind(path, stowage_host::runs_no_more) {
             Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

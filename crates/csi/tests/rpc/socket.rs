@@ -24,7 +24,7 @@ fn names(dir: &std::path::Path) -> Vec<std::ffi::OsString> {
 async fn only_the_owner_may_connect_and_nothing_else_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("csi.sock");
-    let _listener = bind(&path).unwrap();
+    let _listener = bind(&path, |_| false).unwrap();
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o600
@@ -36,12 +36,21 @@ async fn only_the_owner_may_connect_and_nothing_else_is_left() {
 async fn a_dead_servers_socket_is_replaced_and_a_live_ones_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("csi.sock");
-    drop(bind(&path).unwrap());
+    drop(bind(&path, |_| false).unwrap());
     assert!(path.exists(), "a dead server leaves its socket");
-    let _live = bind(&path).unwrap();
-    let error = bind(&path).unwrap_err();
+    let _live = bind(&path, |_| false).unwrap();
+    let error = bind(&path, |_| false).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains("csi.sock"), "{error}");
+    assert_eq!(names(dir.path()), ["csi.sock"]);
+}
+
+#[tokio::test]
+async fn the_socket_of_a_server_that_runs_no_more_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("csi.sock");
+    let _hangs = bind(&path, |_| false).unwrap();
+    let _ours = bind(&path, |pid| pid == std::process::id()).unwrap();
     assert_eq!(names(dir.path()), ["csi.sock"]);
 }
 
@@ -50,13 +59,13 @@ async fn what_is_no_socket_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data");
     fs::write(&path, "precious").unwrap();
-    let error = bind(&path).unwrap_err();
+    let error = bind(&path, |_| false).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     assert_eq!(fs::read(&path).unwrap(), b"precious");
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
     assert_eq!(
-        bind(&link).unwrap_err().kind(),
+        bind(&link, |_| false).unwrap_err().kind(),
         io::ErrorKind::AlreadyExists
     );
 }
@@ -67,21 +76,21 @@ async fn what_a_killed_start_left_is_in_nobodys_way() {
     let private = dir.path().join(format!(".{:x}", std::process::id()));
     fs::create_dir(&private).unwrap();
     fs::write(private.join("s"), "").unwrap();
-    let _listener = bind(&dir.path().join("csi.sock")).unwrap();
+    let _listener = bind(&dir.path().join("csi.sock"), |_| false).unwrap();
     assert_eq!(names(dir.path()), ["csi.sock"]);
 }
 
 #[tokio::test]
 async fn a_directory_that_is_not_there_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let error = bind(&dir.path().join("no/csi.sock")).unwrap_err();
+    let error = bind(&dir.path().join("no/csi.sock"), |_| false).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
 }
 
 #[tokio::test]
 async fn a_bad_configuration_fails_at_start() {
     let dir = tempfile::tempdir().unwrap();
-    let listener = bind(&dir.path().join("csi.sock")).unwrap();
+    let listener = bind(&dir.path().join("csi.sock"), |_| false).unwrap();
     let fake = Arc::new(Fake::default());
     let bad = Config {
         driver_name: "9".into(),
@@ -105,7 +114,7 @@ async fn a_bad_configuration_fails_at_start() {
 async fn a_server_told_to_stop_ends_though_clients_stay_connected() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("csi.sock");
-    let listener = bind(&path).unwrap();
+    let listener = bind(&path, |_| false).unwrap();
     let fake = Arc::new(Fake::default());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {

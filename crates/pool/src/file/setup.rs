@@ -1,13 +1,14 @@
 //! Making and opening a file pool.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use stowage_host::{Lock, LockError, durable, reflink};
+use stowage_host::{Lock, LockError, durable, lock, reflink};
 use stowage_model::error::Context;
 use stowage_model::{Error, PoolName, Reserve, Result};
 use tokio::sync::Semaphore;
@@ -68,6 +69,7 @@ impl FilePool {
                 no_reflink: Mutex::default(),
                 read: AtomicBool::new(false),
                 claim: Mutex::default(),
+                at: Mutex::default(),
                 ledger,
                 kept: Mutex::default(),
                 copied: Mutex::default(),
@@ -118,20 +120,37 @@ impl Shared {
         if claim.lock.as_ref().is_some_and(Lock::is_in_place) {
             return Ok(());
         }
-        // A daemon that has just died may need a moment to let it go.
-        for _ in 0..CLAIMS {
+        let mut tries = 0;
+        claim.lock = loop {
             match self.lock_marker() {
-                Err(LockError::Held { .. }) => std::thread::sleep(CLAIM_AGAIN),
-                other => {
-                    let taken = other.map_err(|e| claimed(&self.options.name, e))?;
-                    claim.lock = Some(taken);
-                    return Ok(());
+                Ok(lock) => break Some(lock),
+                Err(e) if e.is_of_dying() && tries < CLAIMS => self.renew_marker()?,
+                // A daemon that has just died may need a moment to let it go.
+                Err(LockError::Held { .. }) if tries < CLAIMS => {
+                    std::thread::sleep(CLAIM_AGAIN);
                 }
+                Err(e) => return Err(claimed(&self.options.name, e)),
             }
-        }
-        let taken = self.lock_marker();
-        claim.lock = Some(taken.map_err(|e| claimed(&self.options.name, e))?);
+            tries += 1;
+        };
+        drop(claim);
+        let at = fs::metadata(&self.options.path);
+        let at = at.or_internal(|| format!("failed to look at {}", self.options.path.display()))?;
+        let place = format!("file@{}@{}", at.dev(), at.ino());
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
         Ok(())
+    }
+
+    /// Put the marker there anew: the one that is there is locked by a daemon that runs no more and
+    /// cannot end.
+    fn renew_marker(&self) -> Result<()> {
+        let (dir, path) = (&self.options.path, self.options.path.join(MARKER));
+        tracing::warn!(pool.name = %self.options.name, "a daemon that was killed cannot end");
+        let renewed = lock::clear_of_dying(dir, &path, || {
+            let text = fs::read(&path)?;
+            durable::write_atomic(&path, &text).map_err(io::Error::other)
+        });
+        renewed.or_internal(|| format!("failed to take over pool {}", self.options.name))
     }
 
     fn lock_marker(&self) -> Result<Lock, LockError> {
