@@ -4,10 +4,13 @@
 //! file that is a volume, and whatever is stacked on these, hold what a tenant wrote. Looking for
 //! LVM's disks there would let a tenant make one up.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -22,6 +25,15 @@ const SYS_BLOCK: &str = "/sys/block";
 /// larger than a page.
 const ALIGN: usize = 4096;
 
+/// How long a file system is waited for that the file of a loop device lies on.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Loop devices whose files do not answer.
+static HANGING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Says of the file of a loop device whether it is a volume's.
+pub type IsVolume = fn(&Path) -> bool;
+
 /// A disk or partition.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OwnDisk {
@@ -30,15 +42,14 @@ pub struct OwnDisk {
     pub devno: Devno,
 }
 
-/// The machine's own disks and partitions that have a size, sorted by path. `is_volume` says of
-/// the file of a loop device whether it is a volume's.
+/// The machine's own disks and partitions that have a size, sorted by path.
 ///
 /// Left out are floppy and optical drives, and the members of md arrays and multipath devices,
 /// which show what the device above them shows.
 ///
 /// # Errors
 /// If sysfs cannot be listed; a device that goes meanwhile is left out.
-pub fn own_disks(is_volume: &dyn Fn(&Path) -> bool) -> Result<Vec<OwnDisk>, FsError> {
+pub fn own_disks(is_volume: IsVolume) -> Result<Vec<OwnDisk>, FsError> {
     let root = Path::new(SYS_BLOCK);
     let mut found = Vec::new();
     for entry in fs::read_dir(root).context("list", root)? {
@@ -66,7 +77,7 @@ pub fn own_disks(is_volume: &dyn Fn(&Path) -> bool) -> Result<Vec<OwnDisk>, FsEr
 ///
 /// # Errors
 /// `NotFound` if no such device exists.
-pub fn is_tenants_device(devno: Devno, is_volume: &dyn Fn(&Path) -> bool) -> Result<bool, FsError> {
+pub fn is_tenants_device(devno: Devno, is_volume: IsVolume) -> Result<bool, FsError> {
     let link = crate::device::sysfs(devno);
     let mut dir = fs::canonicalize(&link).context("find the device", &link)?;
     if dir.join("partition").exists() {
@@ -104,12 +115,12 @@ fn is_member(dir: &Path) -> bool {
     })
 }
 
-fn is_tenants(dir: &Path, is_volume: &dyn Fn(&Path) -> bool) -> bool {
+fn is_tenants(dir: &Path, is_volume: IsVolume) -> bool {
     if fs::read_to_string(dir.join("dm/uuid")).is_ok_and(|uuid| uuid.starts_with("LVM-")) {
         return true;
     }
     if let Ok(backing) = fs::read_to_string(dir.join("loop/backing_file")) {
-        return loop_is_tenants(dir, Path::new(backing.trim_end_matches('\n')), is_volume);
+        return loop_may_be_tenants(dir, Path::new(backing.trim_end_matches('\n')), is_volume);
     }
     let Ok(below) = fs::read_dir(dir.join("slaves")) else {
         return false;
@@ -126,9 +137,43 @@ fn is_tenants(dir: &Path, is_volume: &dyn Fn(&Path) -> bool) -> bool {
     })
 }
 
+/// As [`loop_is_tenants`], and true where the file system of its file does not answer: nobody can tell
+/// then, and all other disks must not wait for it.
+fn loop_may_be_tenants(dir: &Path, backing: &Path, is_volume: IsVolume) -> bool {
+    let hanging = || HANGING.lock().unwrap_or_else(PoisonError::into_inner);
+    if hanging().contains(dir) {
+        return true;
+    }
+    // Room for one: whoever answers in time does not wait for us.
+    let (tell, told) = mpsc::sync_channel(1);
+    let (dir_of, backing) = (dir.to_owned(), backing.to_owned());
+    let thread = std::thread::Builder::new().name("stowage-loop".to_owned());
+    let spawned = thread.spawn(move || {
+        let answer = loop_is_tenants(&dir_of, &backing, is_volume);
+        if tell.send(answer).is_err() {
+            hanging().remove(&dir_of);
+        }
+    });
+    if spawned.is_err() {
+        return true;
+    }
+    if let Ok(answer) = told.recv_timeout(PATIENCE) {
+        return answer;
+    }
+    hanging().insert(dir.to_owned());
+    // It may have answered just before that.
+    match told.try_recv() {
+        Ok(answer) => {
+            hanging().remove(dir);
+            answer
+        }
+        Err(_) => true,
+    }
+}
+
 /// The path in sysfs is looked at first: opening a loop device waits for whatever is being done
 /// to it.
-fn loop_is_tenants(dir: &Path, backing: &Path, is_volume: &dyn Fn(&Path) -> bool) -> bool {
+fn loop_is_tenants(dir: &Path, backing: &Path, is_volume: IsVolume) -> bool {
     if backing.starts_with("/dev") || is_volume(backing) {
         return true;
     }
@@ -165,7 +210,7 @@ fn file_systems_device(dev: Devno) -> Option<Devno> {
 
 /// Whether a file system on this device is a volume's. Many machines have their root on a logical
 /// volume of their own, so those count only where they bear our name.
-fn holds_a_volume(devno: Devno, is_volume: &dyn Fn(&Path) -> bool) -> bool {
+fn holds_a_volume(devno: Devno, is_volume: IsVolume) -> bool {
     let Ok(mut dir) = fs::canonicalize(crate::device::sysfs(devno)) else {
         return true;
     };
@@ -225,10 +270,10 @@ mod tests {
     use crate::testing::Disk;
 
     fn is_own(path: &Path) -> bool {
-        let disks = own_disks(&|file| file.ends_with("volume")).unwrap();
+        let disks = own_disks(|file| file.ends_with("volume")).unwrap();
         let own = disks.iter().any(|disk| disk.path == path);
         let devno = crate::device::devno(path).unwrap();
-        let tenants = is_tenants_device(devno, &|file| file.ends_with("volume")).unwrap();
+        let tenants = is_tenants_device(devno, |file| file.ends_with("volume")).unwrap();
         assert_ne!(own, tenants, "{}", path.display());
         own
     }
@@ -253,6 +298,44 @@ mod tests {
         assert!(!is_own(&of_volume.path), "a raw volume of a file pool");
         fs::remove_file(&disk.file).unwrap();
         assert!(!is_own(disk.path()), "of a file that nobody sees");
+    }
+
+    #[test]
+    fn a_file_that_does_not_answer_holds_up_no_other_disk_and_is_asked_for_once() {
+        static HELD: Mutex<()> = Mutex::new(());
+        static ASKED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        fn hangs(file: &Path) -> bool {
+            if file.ends_with("hangs") {
+                ASKED.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                drop(HELD.lock().unwrap_or_else(PoisonError::into_inner));
+            }
+            false
+        }
+        let good = Disk::new(16 << 20);
+        let file = good.dir.path().join("hangs");
+        File::create(&file).unwrap().set_len(16 << 20).unwrap();
+        let device = over(&file);
+        let is_own = || {
+            let disks = own_disks(hangs).unwrap();
+            assert!(disks.iter().any(|disk| disk.path == good.path()));
+            disks.iter().any(|disk| disk.path == device.path)
+        };
+        let held = HELD.lock().unwrap();
+        let begun = std::time::Instant::now();
+        for _ in 0..20 {
+            assert!(!is_own(), "nobody can tell");
+        }
+        let took = begun.elapsed();
+        assert!(took < PATIENCE * 10, "{took:?}");
+        assert_eq!(ASKED.load(std::sync::atomic::Ordering::SeqCst), 1);
+        drop(held);
+        for _ in 0..1000 {
+            if is_own() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it answers again");
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! and LVM, left to look for itself, reads it. So only the machine's own disks are read here
 //! ([`own_disks`]), and LVM is told which of them to look at.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stowage_host::device::{self, Devno};
@@ -20,8 +21,9 @@ use tokio::time::{Instant, timeout_at};
 use super::label::{self, HEAD, HEADER, Label, Location, Metadata};
 use crate::file::setup::MARKER;
 
-/// A disk that sleeps takes this long to answer.
-const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
+/// A disk that sleeps takes this long to answer. One that was asked so long ago and has not answered is
+/// not waited for any more.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// So long the disks of others are waited for when the group's own have answered.
 const OTHERS: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 2000 });
 /// LVM may write while we read; then the next attempt sees what it wrote.
@@ -73,7 +75,7 @@ pub(crate) fn is_volume(file: &Path) -> bool {
 impl Place {
     async fn disks(&self) -> Result<Vec<OwnDisk>> {
         match self {
-            Self::Machine => blocking(|| own_disks(&is_volume))
+            Self::Machine => blocking(|| own_disks(is_volume))
                 .await
                 .or_internal(|| "failed to list this machine's disks".into()),
             #[cfg(test)]
@@ -116,6 +118,7 @@ async fn look_at(
     mut known: Known,
     enough: impl Fn(&[Disk]) -> bool,
 ) -> Survey {
+    let (hung, paths): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| Busy::hangs(path));
     let mut waiting: BTreeSet<PathBuf> = paths.iter().cloned().collect();
     let mut asked = JoinSet::new();
     for path in paths {
@@ -153,27 +156,41 @@ async fn look_at(
         }
     }
     survey.disks.sort_by(|a, b| a.path.cmp(&b.path));
-    survey.silent = waiting.into_iter().collect();
+    survey.silent = waiting.into_iter().chain(hung).collect();
     survey
 }
 
-/// Disks that are being read. One that hangs holds a thread for as long; another look at it would
-/// cost another.
-static BUSY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Disks that are being read, and since when. One that hangs holds a thread for as long; another look
+/// at it would cost another.
+static BUSY: Mutex<BTreeMap<PathBuf, Instant>> = Mutex::new(BTreeMap::new());
+
+fn busy() -> MutexGuard<'static, BTreeMap<PathBuf, Instant>> {
+    BUSY.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 struct Busy(PathBuf);
 
 impl Busy {
     fn with(path: &Path) -> Option<Self> {
-        let mut busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
-        busy.insert(path.to_owned()).then(|| Self(path.to_owned()))
+        match busy().entry(path.to_owned()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(free) => {
+                free.insert(Instant::now());
+                Some(Self(path.to_owned()))
+            }
+        }
+    }
+
+    fn hangs(path: &Path) -> bool {
+        busy()
+            .get(path)
+            .is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
-        busy.remove(&self.0);
+        busy().remove(&self.0);
     }
 }
 

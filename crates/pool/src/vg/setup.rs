@@ -194,7 +194,7 @@ async fn node(shown: &Path) -> Result<OwnDisk> {
         let devno = device::devno(&path)
             .map_err(|e| Error::invalid(format!("{shown} is no disk")).caused_by(e))?;
         let failed = || format!("failed to look at disk {shown}");
-        if is_tenants_device(devno, &is_volume).or_internal(failed)? {
+        if is_tenants_device(devno, is_volume).or_internal(failed)? {
             return Err(Error::precondition(format!(
                 "{shown} is a volume, or lies on one: what its user writes there would be taken \
                  for LVM's own; give a disk or a partition"

@@ -79,5 +79,11 @@ async fn a_disk_that_hangs_keeps_no_other_from_being_read() {
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     let all = place.survey(|_| false).await.unwrap();
     assert_eq!(all.silent, std::slice::from_ref(&hung));
+    // Once it is known to hang nobody waits for it.
+    let begun = Instant::now();
+    let all = place.survey(|_| false).await.unwrap();
+    assert_eq!(paths(&all), ["good"]);
+    assert_eq!(all.silent, std::slice::from_ref(&hung));
+    assert!(begun.elapsed() < OTHERS, "{:?}", begun.elapsed());
     let_go(&hung);
 }
