@@ -89,7 +89,9 @@ pub(crate) async fn page(local: &Local) -> anyhow::Result<String> {
     let mut registry = Registry::with_prefix("stowage");
     let pools = Pools::default();
     pools.register(&mut registry);
-    for pool in local.pools().await? {
+    // At once, since each may take as long as a scraper waits.
+    let (told, found) = tokio::join!(local.pools(), local.findings());
+    for pool in told? {
         let labels = PoolLabels {
             pool: pool.name.to_string(),
             kind: pool.kind.to_string(),
@@ -132,7 +134,7 @@ pub(crate) async fn page(local: &Local) -> anyhow::Result<String> {
         Unit::Bytes,
         sizes.clone(),
     );
-    for volume in local.volumes().await? {
+    for volume in local.volumes_known()? {
         let labels = VolumeLabels {
             pool: volume.pool.to_string(),
             volume: volume.record.id.to_string(),
@@ -148,7 +150,7 @@ pub(crate) async fn page(local: &Local) -> anyhow::Result<String> {
         "Things wrong, see `stowage doctor`",
         findings.clone(),
     );
-    let found = local.findings().await?;
+    let found = found?;
     for (severity, word) in [(Severity::Warning, "warning"), (Severity::Error, "error")] {
         let count = found.iter().filter(|f| f.severity == severity).count();
         let labels = SeverityLabels { severity: word };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stowage_model::request::{Layout, Provisioning};
-use stowage_model::volumes::{Capacity, PoolStatus};
+use stowage_model::volumes::{Capacity, Finding, PoolStatus, Severity, Trouble};
 use stowage_model::{Bytes, PoolName};
 use stowage_pool::Pool;
 use tokio::sync::watch;
@@ -19,14 +19,17 @@ use crate::local::Inner;
 /// How long a pool is waited for: what is told of all pools is told within a second.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// The same for one of which nothing is known yet.
-const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// For so long a pool is slow and not away: what was known a moment ago is told as it was, with its
+/// age. Where nothing is known, whoever chooses a pool by its room waits as long.
+const SLOW: Duration = Duration::from_secs(3);
 
 /// What is known of each pool, by what was asked.
 #[derive(Default)]
 pub(crate) struct Looks {
     status: Known<PoolName, Result<PoolStatus, String>>,
     rooms: Known<(PoolName, Layout, Provisioning), Capacity>,
+    /// What was found of the volumes.
+    found: Known<(), Vec<Finding>>,
 }
 
 struct Known<K, V>(Arc<Mutex<HashMap<K, Look<V>>>>);
@@ -53,9 +56,15 @@ impl<K, V> Default for Known<K, V> {
 }
 
 impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + 'static> Known<K, V> {
-    /// What the pool answers to `question`, which is put to it unless an earlier one still is.
-    async fn ask(&self, key: &K, question: impl Future<Output = V> + Send + 'static) -> Answer<V> {
-        let (since, mut done, patience) = self.begin(key, question);
+    /// What the pool answers to `question`, which is put to it unless an earlier one still is. It
+    /// is waited for as long as `first` where nothing is known.
+    async fn ask(
+        &self,
+        key: &K,
+        first: Duration,
+        question: impl Future<Output = V> + Send + 'static,
+    ) -> Answer<V> {
+        let (since, mut done, patience) = self.begin(key, first, question);
         // The sender says nothing; it goes when the answer is there.
         let answered = tokio::time::timeout(patience, done.changed()).await.is_ok();
         let looks = self.lock();
@@ -72,6 +81,7 @@ impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + 'static> Known<K, 
     fn begin(
         &self,
         key: &K,
+        first: Duration,
         question: impl Future<Output = V> + Send + 'static,
     ) -> (Instant, watch::Receiver<()>, Duration) {
         let mut looks = self.lock();
@@ -81,7 +91,7 @@ impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + 'static> Known<K, 
         });
         let patience = match look.known {
             Some(_) => PATIENCE,
-            None => FIRST_PATIENCE,
+            None => first,
         };
         if let Some((since, done)) = &look.under_way {
             return (*since, done.clone(), PATIENCE);
@@ -125,12 +135,14 @@ impl Inner {
         status
     }
 
-    async fn asked_status(&self, pool: &Arc<dyn Pool>) -> PoolStatus {
+    /// As [`Inner::status_of`], for a pool that was read.
+    pub(crate) async fn asked_status(&self, pool: &Arc<dyn Pool>) -> PoolStatus {
         let question = {
             let pool = Arc::clone(pool);
             async move { pool.status().await.map_err(|e| e.chain()) }
         };
-        let (since, known) = match self.looks.status.ask(pool.name(), question).await {
+        let asked = self.looks.status.ask(pool.name(), PATIENCE, question);
+        let (since, known) = match asked.await {
             Answer::New(Ok(status)) => return status,
             Answer::New(Err(why)) => {
                 return PoolStatus {
@@ -144,6 +156,9 @@ impl Inner {
         if let Some((age, Ok(known))) = known {
             status = known;
             status.age = Some(age.as_secs() + status.age.unwrap_or_default());
+            if since < SLOW {
+                return status;
+            }
             // Nothing can be made there now.
             (status.free, status.largest) = (Bytes(0), Bytes(0));
         }
@@ -166,14 +181,42 @@ impl Inner {
                 let pool = Arc::clone(pool);
                 async move { pool.capacity(layout, provisioning).await }
             };
-            match self.looks.rooms.ask(&key, question).await {
+            match self.looks.rooms.ask(&key, SLOW, question).await {
                 Answer::New(room) => room,
-                // Slow is not away: what there was a moment ago is a better guess than nothing.
-                Answer::Old(since, Some((_, room))) if since < FIRST_PATIENCE => room,
+                // What there was a moment ago is a better guess than nothing.
+                Answer::Old(since, Some((_, room))) if since < SLOW => room,
                 Answer::Old(..) => Capacity::default(),
             }
         });
         futures::future::join_all(rooms).await
+    }
+}
+
+impl Inner {
+    /// What is wrong with the volumes, or what was known of that, within a second.
+    pub(crate) async fn volumes_findings(self: &Arc<Self>) -> Vec<Finding> {
+        let me = Arc::clone(self);
+        let look = async move { me.look_at_volumes().await };
+        let (since, known) = match self.looks.found.ask(&(), PATIENCE, look).await {
+            Answer::New(found) => return found,
+            Answer::Old(since, known) => (since, known),
+        };
+        let (age, mut found) = known.unwrap_or_default();
+        if since >= SLOW || age == Duration::ZERO {
+            found.push(Finding {
+                severity: Severity::Warning,
+                trouble: Trouble::DeviceError,
+                subject: "volumes in use".to_owned(),
+                what: format!(
+                    "what they are mounted on has not answered for {} s; what else is told of \
+                     volumes is {} s old",
+                    since.as_secs(),
+                    age.as_secs()
+                ),
+                mend: "look for a disk that hangs in the kernel log".to_owned(),
+            });
+        }
+        found
     }
 }
 

@@ -1,24 +1,27 @@
 //! What is wrong, and how to mend it: for health calls and for `doctor`.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use futures::future::join_all;
 use stowage_host::{Holder, blocking, filesystem, kernel, mount};
 use stowage_model::record::Content;
 use stowage_model::volumes::{Finding, Severity, Trouble};
-use stowage_model::{Id, PoolName, Result};
+use stowage_model::{Id, PoolName};
 
 use crate::index::Entry;
 use crate::local::Inner;
 use crate::ops::named;
 
 impl Inner {
-    pub(crate) async fn all_findings(&self) -> Result<Vec<Finding>> {
+    pub(crate) async fn all_findings(self: &Arc<Self>) -> Vec<Finding> {
         let mut all = self.own_troubles();
         all.extend(self.kernel.iter().cloned());
         let pools = self.pools();
         let asked = pools.iter().map(|pool| self.status_of(pool));
-        for status in join_all(asked).await {
+        // At once, since each may take as long as a caller waits.
+        let (asked, of_volumes) = tokio::join!(join_all(asked), self.volumes_findings());
+        all.extend(of_volumes);
+        for status in asked {
             if let Some(problem) = status.problem {
                 let problem = match self.unread.why(&status.name) {
                     Some(why) => format!("could not be read: {why}"),
@@ -27,15 +30,9 @@ impl Inner {
                 all.push(pool_missing(status.name.as_str(), &problem));
             }
         }
-        for (id, by) in self.ops.left_behind().await {
-            all.push(left_behind(&id, &by));
-        }
         for kept in [&self.found, &self.upkeep] {
             let kept = kept.read().unwrap_or_else(PoisonError::into_inner);
             all.extend(kept.values().flatten().cloned());
-        }
-        for entry in self.index.list(|e| !e.record.is_snapshot()) {
-            all.extend(self.own_findings(&entry).await?);
         }
         all.sort_by(|a, b| {
             b.severity
@@ -44,19 +41,31 @@ impl Inner {
                 .then_with(|| a.what.cmp(&b.what))
         });
         all.dedup();
-        Ok(all)
+        all
+    }
+
+    /// What is wrong with each volume, its pool aside. May take as long as a disk hangs.
+    pub(crate) async fn look_at_volumes(&self) -> Vec<Finding> {
+        let mut all = Vec::new();
+        for (id, by) in self.ops.left_behind().await {
+            all.push(left_behind(&id, &by));
+        }
+        for entry in self.index.list(|e| !e.record.is_snapshot()) {
+            all.extend(self.own_findings(&entry).await);
+        }
+        all
     }
 
     /// What is wrong with one volume, its pool included.
-    pub(crate) async fn volume_findings(&self, entry: &Entry) -> Result<Vec<Finding>> {
-        let mut findings = self.own_findings(entry).await?;
+    pub(crate) async fn volume_findings(&self, entry: &Entry) -> Vec<Finding> {
+        let mut findings = self.own_findings(entry).await;
         if let Some(problem) = self.status_of(&entry.pool).await.problem {
             findings.push(pool_missing(entry.pool.name().as_str(), &problem));
         }
         let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
         let of_pool = upkeep.get(entry.pool.name()).into_iter().flatten();
         findings.extend(of_pool.filter(|f| concerns(f, entry)).cloned());
-        Ok(findings)
+        findings
     }
 
     /// Whether the last look at the pool of a snapshot found that it overflowed.
@@ -108,7 +117,7 @@ impl Inner {
         missing
     }
 
-    async fn own_findings(&self, entry: &Entry) -> Result<Vec<Finding>> {
+    async fn own_findings(&self, entry: &Entry) -> Vec<Finding> {
         let id = &entry.record.id;
         let mut findings = Vec::new();
         if entry.record.content == Content::Filling && !self.filling(entry) {
@@ -145,7 +154,7 @@ impl Inner {
             });
         }
         let Some(staging) = attachment.staging.filter(|s| !s.block) else {
-            return Ok(findings);
+            return findings;
         };
         let path = staging.path.clone();
         let (found, errors) = blocking(move || {
@@ -200,7 +209,7 @@ impl Inner {
             }
             Some(_) => {}
         }
-        Ok(findings)
+        findings
     }
 
     /// Whether a volume is being filled right now.

@@ -283,6 +283,16 @@ impl Local {
         self.inner.unread.rule_out(id)
     }
 
+    /// The volumes that are known by now. Right after the start more may be: [`Volumes::volumes`]
+    /// waits for them.
+    ///
+    /// # Errors
+    /// As [`Volumes::volumes`].
+    pub fn volumes_known(&self) -> Result<Vec<Volume>> {
+        let volumes = self.inner.index.list(|e| !e.record.is_snapshot());
+        volumes.iter().map(|e| self.inner.volume_of(e)).collect()
+    }
+
     /// Make a pool from a definition and remember it across restarts.
     ///
     /// # Errors
@@ -400,8 +410,7 @@ impl Volumes for Local {
 
     async fn volumes(&self) -> Result<Vec<Volume>> {
         self.inner.first_reading(|| false).await;
-        let volumes = self.inner.index.list(|e| !e.record.is_snapshot());
-        volumes.iter().map(|e| self.inner.volume_of(e)).collect()
+        self.volumes_known()
     }
 
     async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot> {
@@ -469,13 +478,12 @@ impl Volumes for Local {
 
     async fn health(&self, id: &Id) -> Result<Vec<Finding>> {
         self.inner.known(id).await;
-        self.inner
-            .volume_findings(&self.inner.need_volume(id)?)
-            .await
+        let entry = self.inner.need_volume(id)?;
+        Ok(self.inner.volume_findings(&entry).await)
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {
-        self.inner.all_findings().await
+        Ok(self.inner.all_findings().await)
     }
 }
 

@@ -374,6 +374,8 @@ impl Inner {
             tracing::warn!(pool = %name, error = %e.chain(), "pool not noted");
         }
         self.abandoned_ephemerals(pool).await;
+        // So that there is something to tell of it from now on, should it be slow.
+        let _ = self.asked_status(pool).await;
         self.unread.is_read(name);
         tracing::info!(pool = %name, "pool was read");
     }

@@ -12,6 +12,9 @@ use crate::attachments::Publication;
 use crate::journal::Intent;
 use crate::testing::{Bench, wanted};
 
+/// What only informs is told within it.
+const SECOND: Duration = Duration::from_secs(1);
+
 fn of<'a>(all: &'a [PoolStatus], name: &str) -> &'a PoolStatus {
     all.iter().find(|p| p.name.as_str() == name).unwrap()
 }
@@ -75,21 +78,25 @@ async fn a_pool_that_does_not_answer_is_asked_once_and_told_as_it_was_known() {
     bench.b.silent.store(true, Ordering::SeqCst);
     let before = bench.b.asked.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(5)).await;
+    // It may only be slow.
+    let told = bench.local.pools().await.unwrap();
+    assert_eq!(of(&told, "b").problem, None);
+    assert_eq!(of(&told, "b").free, of(&known, "b").free);
+    assert!(of(&told, "b").age >= Some(5), "{told:?}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
     for _ in 0..20 {
         let asked = Instant::now();
         let told = bench.local.pools().await.unwrap();
+        assert!(asked.elapsed() < SECOND, "{:?}", asked.elapsed());
+        let asked = Instant::now();
         bench.local.findings().await.unwrap();
-        assert!(
-            asked.elapsed() < Duration::from_secs(2),
-            "{:?}",
-            asked.elapsed()
-        );
+        assert!(asked.elapsed() < SECOND, "{:?}", asked.elapsed());
         assert_eq!(of(&told, "a").problem, None);
         let b = of(&told, "b");
         let problem = b.problem.as_deref().unwrap();
         assert!(problem.contains("has not answered"), "{problem}");
         assert_eq!(b.total, of(&known, "b").total);
-        assert!(b.age >= Some(5), "{:?}", b.age);
+        assert!(b.age >= Some(8), "{:?}", b.age);
     }
     let asked = bench.b.asked.load(Ordering::SeqCst) - before;
     assert_eq!(asked, 1, "questions pile up");
