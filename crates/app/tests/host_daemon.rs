@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use stowage_testkit::disk::FsKind;
 use support::calls::{Csi, Mode, block, from_volume, map, range};
-use support::{Rig, Storage};
+use support::{Rig, Storage, http};
 
 use stowage_csi::proto::{ControllerExpandVolumeRequest, CreateVolumeRequest};
 
@@ -170,22 +170,6 @@ fn six_hundred_copies_that_wait_hold_up_no_mount_and_end_when_deleted() {
     rig.assert_clean();
 }
 
-/// The status line and the body of an answer.
-fn http(port: u16, path: &str) -> (String, String) {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .expect("sent");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer");
-    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-    let status = head.lines().next().expect("a status line");
-    (status.to_owned(), body.to_owned())
-}
-
 /// Words of the kind `stowage_…` in the documentation of metrics.
 fn documented() -> BTreeSet<String> {
     let text = include_str!("../../../docs/parameters.md");
@@ -200,14 +184,7 @@ fn documented() -> BTreeSet<String> {
 #[test]
 fn the_daemon_tells_the_metrics_that_are_documented_and_no_others() {
     let mut rig = Rig::stopped(Storage::file(FsKind::Xfs));
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = free.local_addr().expect("an address").port();
-    drop(free);
-    configure(
-        &rig,
-        "metrics = \"off\"",
-        &format!("metrics = \"127.0.0.1:{port}\""),
-    );
+    let port = rig.with_metrics();
     rig.start();
     rig.ok(&["volume", "create", "v", "--size", "64Mi"]);
     let (status, body) = http(port, "/metrics");

@@ -288,6 +288,19 @@ impl Rig {
         written.expect("a writable configuration");
     }
 
+    /// Serve metrics from the next start on; at which port.
+    pub fn with_metrics(&self) -> u16 {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("an address").port();
+        let path = self.path("stowage.toml");
+        let text = get(&path).replace(
+            "metrics = \"off\"",
+            &format!("metrics = \"127.0.0.1:{port}\""),
+        );
+        std::fs::write(&path, text).expect("a writable configuration");
+        port
+    }
+
     /// A path below the working directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.work.path().join(name)
@@ -566,4 +579,21 @@ pub fn put(path: &Path, text: &str) {
 #[track_caller]
 pub fn get(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The status line and the body of an answer of the daemon's web server.
+#[track_caller]
+pub fn http(port: u16, path: &str) -> (String, String) {
+    use std::io::Read;
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.lines().next().expect("a status line");
+    (status.to_owned(), body.to_owned())
 }

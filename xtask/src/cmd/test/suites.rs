@@ -105,6 +105,7 @@ pub(super) const SUITES: &[Suite] = &[
     row("app-host_volumes", Place::Host, 90),
     row("app-guest_crash_thick", GUEST, 300),
     row("app-guest_crash_thin", GUEST, 300),
+    row("app-guest_hung", GUEST, 300),
     row("app-guest_limits", GUEST, 120),
     ignoring(
         row("app-guest_upgrade", GUEST, 120),
