@@ -116,6 +116,10 @@ pub(crate) struct Attachment {
     /// What the target of an ephemeral volume lies on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ground: Option<Ground>,
+    /// The consumer of an ephemeral volume is gone, and the volume is being removed. That no target is
+    /// noted does not say so: the state directory may be an empty one, its disk not being mounted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) ending: bool,
 }
 
 impl Attachment {
@@ -144,7 +148,7 @@ impl Attachment {
     }
 
     fn says_nothing(&self) -> bool {
-        self.is_empty() && self.left.is_empty()
+        self.is_empty() && self.left.is_empty() && !self.ending
     }
 
     /// Every path the volume was handed out at.
@@ -275,6 +279,11 @@ impl Notes {
         if known.contains_key(id) {
             return;
         }
+        let attachment = &mut file.attachment;
+        if attachment.ephemeral && attachment.targets.is_empty() && attachment.staging.is_some() {
+            // Left by a version that noted no ending: the target was taken from the note first.
+            attachment.ending = true;
+        }
         if file.boot != self.boot {
             let staging = self.dir.parent().unwrap_or_else(|| Path::new("/"));
             let own = staging.join(OWN_STAGING).join(id.as_str());
@@ -376,11 +385,33 @@ mod tests {
         );
         assert_eq!(rebooted.get(&ephemeral).staging, None);
         assert_eq!(rebooted.get(&ephemeral).targets.len(), 2);
+        // What is being removed goes on being removed.
+        let end = |a: &mut Attachment| {
+            a.targets.clear();
+            a.ending = true;
+        };
+        rebooted.update(&ephemeral, end).await.unwrap();
+        assert!(open("2").get(&ephemeral).ending && open("3").get(&ephemeral).ending);
         for id in [lasting, ephemeral] {
             let forget = |a: &mut Attachment| *a = Attachment::default();
             rebooted.update(&id, forget).await.unwrap();
         }
         assert!(open("2").all().is_empty());
+    }
+
+    #[test]
+    fn an_inline_volume_that_an_earlier_version_was_removing_is_known_to_end() {
+        let tmp = tempfile::tempdir().unwrap();
+        let id = Id::derive(Role::Volume, &Name::new("e").unwrap());
+        std::fs::create_dir(tmp.path().join("a")).unwrap();
+        let note = r#"{"boot":"1","staging":{"path":"/s","block":false,"options":[],
+            "mode":"single-node-writer"},"targets":{},"left":[],"ephemeral":true}"#;
+        for boot in ["1", "2"] {
+            std::fs::write(tmp.path().join(format!("a/{id}.json")), note).unwrap();
+            let notes = Attachments::new(tmp.path().join("a"), boot.to_owned());
+            notes.load().unwrap();
+            assert!(notes.get(&id).ending, "{boot}: {:?}", notes.unread());
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use stowage_host::failpoint;
 use stowage_model::request::{Access, AccessMode, EphemeralRequest, PublishRequest, StageRequest};
 use stowage_model::{Error, Id, Kind, Result};
 
-use crate::attachments::Publication;
+use crate::attachments::{Attachment, Publication};
 use crate::index::Entry;
 use crate::local::Inner;
 
@@ -60,6 +60,7 @@ impl Inner {
             self.attachments
                 .update(&id, |a| {
                     a.ephemeral = true;
+                    a.ending = false;
                     a.ground = Ground::of(&target).or_else(|| a.ground.take());
                     a.targets.entry(target).or_insert(publication);
                 })
@@ -118,10 +119,18 @@ impl Inner {
         .await
     }
 
-    /// Remove an ephemeral volume. The caller holds it and has unpublished it.
+    /// Remove an ephemeral volume whose consumer is gone. The caller holds it.
     pub(crate) async fn end_ephemeral_locked(self: &Arc<Self>, entry: &Entry) -> Result<()> {
         let id = &entry.record.id;
         let staging = self.own_staging_path(id);
+        if !self.attachments.get(id).ending {
+            let end = |a: &mut Attachment| {
+                a.ephemeral = true;
+                a.ending = true;
+                a.targets.clear();
+            };
+            self.attachments.update(id, end).await?;
+        }
         self.unstage_locked(id, &staging).await?;
         failpoint::hit("node.ephemeral.unstaged");
         self.remove_locked(id).await?;

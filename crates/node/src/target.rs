@@ -273,10 +273,11 @@ impl Inner {
             self.drop_reader_device(entry, target).await?;
             failpoint::hit("node.unpublish.reader-dropped");
         }
-        let target = target.to_owned();
+        let (target, ephemeral) = (target.to_owned(), entry.record.ephemeral);
         self.attachments
             .update(id, move |a| {
                 a.targets.remove(&target);
+                a.ending |= ephemeral && a.targets.is_empty();
             })
             .await
     }

@@ -239,6 +239,11 @@ impl Files {
         self.dir.join(id.as_str())
     }
 
+    /// It holds this already.
+    pub(crate) fn holds(&self, record: &Record) {
+        self.make(record, SIZE);
+    }
+
     fn log(&self, step: &'static str) {
         self.steps.lock().unwrap().push((step, Instant::now()));
     }

@@ -1,6 +1,7 @@
 //! Whether the consumer of an inline volume is gone. Its directory missing does not say so by itself:
 //! the file system it lies on may be missing (a disk of the kubelet's own, mounted `nofail`), and
-//! with the pod its volume is back once that is mounted.
+//! with the pod its volume is back once that is mounted. Nor does it say so that nothing is noted of it:
+//! the file system of our own notes may be the one that is missing.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -40,12 +41,18 @@ impl Ground {
 enum Consumer {
     There,
     Gone,
-    /// This is not mounted where its target was, or cannot be told to be.
+    /// What its target lay on is not mounted there, or cannot be told to be; or no target is noted.
     Unknown,
 }
 
 impl Consumer {
     fn of(known: &Attachment) -> Self {
+        if known.targets.is_empty() {
+            return match known.ending {
+                true => Self::Gone,
+                false => Self::Unknown,
+            };
+        }
         for directory in known.targets.keys().filter_map(|t| t.parent()) {
             match directory.try_exists() {
                 Ok(true) => return Self::There,
@@ -116,10 +123,7 @@ impl Inner {
                     .await
             }
             Consumer::There | Consumer::Unknown => Ok(()),
-            Consumer::Gone => {
-                self.attachments.update(id, |a| a.targets.clear()).await?;
-                self.end_ephemeral_locked(&entry).await
-            }
+            Consumer::Gone => self.end_ephemeral_locked(&entry).await,
         }
     }
 
@@ -130,7 +134,9 @@ impl Inner {
             return None;
         }
         let known = self.attachments.get(id);
-        let target = known.targets.into_keys().next().unwrap_or_default();
+        let Some(target) = known.targets.into_keys().next() else {
+            return Some(self.kept_without_a_note(volume));
+        };
         let why = match known.ground {
             Some(ground) => format!(
                 "what was mounted at {} when it was published is not",
@@ -153,6 +159,24 @@ impl Inner {
                  is gone for good: stowage volume delete {id}"
             ),
         })
+    }
+
+    fn kept_without_a_note(&self, volume: &Entry) -> Finding {
+        let id = &volume.record.id;
+        Finding {
+            severity: Severity::Warning,
+            trouble: Trouble::Leftover,
+            subject: id.to_string(),
+            what: format!(
+                "the inline {} is kept, though nothing is noted of its pod in {}",
+                volume.title(),
+                self.options.state_dir.display()
+            ),
+            mend: format!(
+                "if a file system of its own belongs there, stop the daemon, mount it and start \
+                 again; if the pod is gone for good: stowage volume delete {id}"
+            ),
+        }
     }
 
     fn doubtful(&self) -> std::collections::BTreeSet<Id> {

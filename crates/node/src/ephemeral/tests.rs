@@ -1,7 +1,9 @@
 use super::*;
+use std::time::Duration;
+use stowage_model::record::Content;
 use stowage_model::request::{Layout, Media, PoolKind, Provisioning, SizeRange, Source};
 use stowage_model::volumes::Volumes;
-use stowage_model::{Bytes, Limits, PoolName, Publish, VolumeRequest};
+use stowage_model::{Bytes, FsType, Limits, PoolName, Publish, Record, VolumeRequest};
 
 use crate::testing::{Bench, wanted};
 
@@ -202,4 +204,82 @@ async fn inline_volumes_take_their_share_of_a_pool_and_no_more() {
     let gone = made.into_iter().find_map(Result::ok).unwrap().record.id;
     bench.local.inner.remove_locked(&gone).await.unwrap();
     assert_eq!(make("csi-9", "").await.unwrap().pool, pool("a"));
+}
+
+/// The record of an inline volume in pool `a` that was in use.
+async fn an_inline_record() -> Record {
+    let bench = Bench::new().await;
+    let rules = EphemeralRules::default();
+    let want = VolumeRequest {
+        placement: wanted("x", "a", None).placement,
+        ..plain("csi-1")
+    };
+    let inner = &bench.local.inner;
+    let made = inner.create_locked(Id::ephemeral(&want.name), &want, Some(&rules));
+    let mut record = made.await.unwrap().record;
+    record.content = Content::FileSystem(FsType::Ext4);
+    record
+}
+
+fn is_there(bench: &Bench, id: &Id) -> bool {
+    bench.a.written.lock().unwrap().contains_key(id)
+}
+
+/// As with a state directory whose own disk is not mounted at the start, or whose notes cannot be read,
+/// while the pools are there.
+#[tokio::test(start_paused = true)]
+async fn an_inline_volume_of_which_nothing_is_noted_is_kept_and_told() {
+    let record = an_inline_record().await;
+    let id = &record.id;
+    for readable in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        if !readable {
+            std::fs::write(dir.path().join("attachments"), "").unwrap();
+        }
+        let bench = Bench::at(dir, |a, _| a.holds(&record)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(is_there(&bench, id), "readable: {readable}");
+        assert!(bench.a.wiped.lock().unwrap().is_empty());
+        let told = bench.local.health(id).await.unwrap();
+        assert!(told.iter().any(|f| f.what.contains("is kept")), "{told:?}");
+        if readable {
+            // The kubelet's word ends it.
+            let target = std::path::Path::new("/nowhere/t");
+            bench.local.unpublish(id, target).await.unwrap();
+            assert!(!is_there(&bench, id));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inline_volume_whose_removal_was_cut_off_is_removed_at_the_next_start() {
+    let record = an_inline_record().await;
+    let id = &record.id;
+    let note = |state: &std::path::Path| state.join(format!("attachments/{id}.json"));
+    let bench = Bench::prepared(|a, _| a.holds(&record)).await;
+    // Its pod is gone, and its device cannot be let go.
+    let target = std::path::PathBuf::from("/nowhere/t");
+    let publication = Publication {
+        block: false,
+        read_only: false,
+        mode: AccessMode::SingleNodeWriter,
+        cgroup: None,
+    };
+    let published = {
+        let target = target.clone();
+        move |a: &mut Attachment| drop(a.targets.insert(target, publication))
+    };
+    let notes = &bench.local.inner.attachments;
+    notes.update(id, published).await.unwrap();
+    bench.a.busy.lock().unwrap().insert(id.clone());
+    bench.local.unpublish(id, &target).await.unwrap_err();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("attachments")).unwrap();
+    let state = &bench.local.inner.options.state_dir;
+    std::fs::copy(note(state), note(dir.path())).unwrap();
+    let bench = Bench::at(dir, |a, _| a.holds(&record)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!is_there(&bench, id));
+    assert!(bench.local.inner.attachments.all().is_empty());
+    assert!(!note(&bench.local.inner.options.state_dir).exists());
 }
