@@ -13,9 +13,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use stowage_csi::proto::NodeExpandVolumeRequest;
+use stowage_csi::proto::{CreateVolumeRequest, NodeExpandVolumeRequest};
 use stowage_testkit::disk::{FsKind, loops_below};
-use support::calls::{Code, Csi, Mode, mount, publishing, refused, text};
+use support::calls::{
+    Code, Csi, Mode, block, mount, publishing, refused, staging_of, text, volume,
+};
 use support::{Rig, Storage, get, output, put, tool, uses as on};
 
 fn rig() -> Rig {
@@ -357,5 +359,41 @@ fn a_mount_that_a_person_made_and_a_reboot_ended_is_told_with_its_command() {
     assert_eq!(told(&rig), None);
     assert!(!rig.path("m").exists(), "what we made goes");
     rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
+}
+
+/// Made by us, written by its consumer: only the bytes tell what it is.
+#[test]
+fn a_file_system_handed_out_raw_is_looked_at_before_it_is_mounted_again() {
+    let rig = rig();
+    let csi = Csi::new(&rig);
+    let either = CreateVolumeRequest {
+        volume_capabilities: vec![writer(), block(Mode::SingleNodeMultiWriter)],
+        ..volume("v")
+    };
+    let id = csi.create_volume(either).expect("a volume").volume_id;
+    let (staging, device) = (dir(&rig, "staging"), rig.path("device"));
+    csi.stage(&id, &staging, writer());
+    put(&staging.join("kept"), "kept");
+    csi.unstage(&id, &staging).expect("unstaged");
+    let raw = |change: &dyn Fn()| {
+        csi.stage(&id, &staging, block(Mode::SingleNodeMultiWriter));
+        csi.publish(&id, &staging, &device, block(Mode::SingleNodeMultiWriter));
+        change();
+        csi.unpublish(&id, &device).expect("unpublished");
+        csi.unstage(&id, &staging).expect("unstaged");
+    };
+    // One that only looked finds it as it was.
+    raw(&|| ());
+    csi.stage(&id, &staging, writer());
+    assert_eq!(get(&staging.join("kept")), "kept");
+    csi.unstage(&id, &staging).expect("unstaged");
+    raw(&|| tool("mkfs.ext2", &["-q", "-F", &text(&device)]));
+    refused(
+        csi.node_stage_volume(staging_of(&id, &staging, writer())),
+        Code::FailedPrecondition,
+        &["raw device", "ext2", "not formatted"],
+    );
+    csi.delete(&id).expect("deleted");
     rig.assert_clean();
 }

@@ -16,6 +16,7 @@ use crate::index::Entry;
 use crate::journal::Intent;
 use crate::local::Inner;
 use crate::ops::Guard;
+use crate::stage::becomes_raw;
 
 /// How long a start waits for volumes in use to be let go: no disk that works needs as long.
 const RELEASE: Duration = Duration::from_secs(1);
@@ -184,6 +185,12 @@ impl Inner {
                     tracing::warn!(volume.id = %id, error = %e.chain(), "unreadable journal entry");
                 }
             },
+        }
+        // Handed out by a daemon that did not note so.
+        if let Some(staging) = self.attachments.get(&id).staging.filter(|s| s.block)
+            && becomes_raw(&mut entry, staging.mode)
+        {
+            carry = true;
         }
         // It is there, whatever becomes of its record.
         self.index.put(entry.clone());

@@ -10,7 +10,7 @@ use stowage_model::error::Context;
 use stowage_model::filesystem::mount_options;
 use stowage_model::record::Content;
 use stowage_model::request::{Access, AccessMode, Provisioning, StageRequest};
-use stowage_model::{Error, FsType, Id, PoolKind, Result};
+use stowage_model::{Bytes, Error, FsType, Id, PoolKind, Result};
 use stowage_pool::{Attach, Device, Written};
 
 use crate::attachments::Staging;
@@ -55,7 +55,7 @@ impl Inner {
         failpoint::hit("node.stage.noted");
         let path = &plan.staging.path;
         let staged = match plan.fs {
-            None => self.stage_block(entry.clone()).await,
+            None => self.stage_block(entry.clone(), plan.staging.mode).await,
             Some(fs) => self.stage_mount(entry.clone(), fs, &plan.staging).await,
         };
         if staged.is_err()
@@ -70,9 +70,8 @@ impl Inner {
         staged
     }
 
-    async fn stage_block(self: &Arc<Self>, mut entry: Entry) -> Result<()> {
-        if entry.record.content == Content::Blank {
-            entry.record.content = Content::Raw;
+    async fn stage_block(self: &Arc<Self>, mut entry: Entry, mode: AccessMode) -> Result<()> {
+        if becomes_raw(&mut entry, mode) {
             self.save_lazily(&entry).await?;
             failpoint::hit("node.stage.raw-noted");
         }
@@ -410,6 +409,26 @@ impl Inner {
     }
 }
 
+/// Make the record of a volume that is handed out raw say so; tells whether it did not. Whatever file
+/// system was on it, its consumer may write another one there, or half of one: it is no longer known to
+/// be whole, nor made by us.
+pub(crate) fn becomes_raw(entry: &mut Entry, mode: AccessMode) -> bool {
+    let record = &mut entry.record;
+    let becomes = match record.content {
+        Content::Blank => true,
+        Content::FileSystem(_) | Content::Twin(_) => {
+            !record.read_only && mode != AccessMode::ReaderOnly
+        }
+        Content::Raw | Content::Filling => false,
+    };
+    if becomes {
+        record.content = Content::Raw;
+        record.fs_bytes = Bytes(0);
+        entry.half_formatted = false;
+    }
+    becomes
+}
+
 /// What staging comes down to, checked before anything is touched.
 pub(crate) struct Plan {
     fs: Option<FsType>,
@@ -525,23 +544,4 @@ pub(crate) fn bad_path(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mkfs_of_a_file_that_keeps_its_blocks_is_told_not_to_discard() {
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        for (fs, given, expected) in [
-            (FsType::Ext4, "-b 4096", "-b 4096 -E nodiscard"),
-            (
-                FsType::Ext3,
-                "-E stride=4 -b 4096",
-                "-E stride=4,nodiscard -b 4096",
-            ),
-            (FsType::Xfs, "-s size=4096", "-s size=4096 -K"),
-            (FsType::Btrfs, "-m single", "-m single -K"),
-        ] {
-            assert_eq!(without_discard(fs, words(given)), words(expected));
-        }
-    }
-}
+mod tests;
