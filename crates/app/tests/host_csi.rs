@@ -456,6 +456,7 @@ fn a_single_writer_has_one_target_and_others_have_many() {
             Code::FailedPrecondition,
             &[&rig.text("t1")],
         );
+        refused(csi.delete(&id), Code::FailedPrecondition, &["in use"]);
         csi.unpublish(&id, &rig.path("t1")).expect("unpublished");
         csi.unstage(&id, &staging).expect("unstaged");
         csi.delete(&id).expect("deleted");
@@ -909,12 +910,16 @@ fn a_group_shows_all_its_volumes_at_one_moment() {
         let (a, b) = (counts[0], counts[1]);
         assert!(b == a || b + 1 == a, "no one moment: a {a}, b {b}");
         assert!((before..=after).contains(&a) && b >= before);
-        csi.delete_volume_group_snapshot(DeleteVolumeGroupSnapshotRequest {
-            group_snapshot_id: cut.group_snapshot_id,
-            snapshot_ids: cut.snapshots.into_iter().map(|s| s.snapshot_id).collect(),
-            ..Default::default()
-        })
-        .expect("deleted");
+        let members: Vec<String> = cut.snapshots.into_iter().map(|s| s.snapshot_id).collect();
+        let delete = |members: &[String]| {
+            csi.delete_volume_group_snapshot(DeleteVolumeGroupSnapshotRequest {
+                group_snapshot_id: cut.group_snapshot_id.clone(),
+                snapshot_ids: members.to_vec(),
+                ..Default::default()
+            })
+        };
+        refused(delete(&members[..1]), Code::InvalidArgument, &["members"]);
+        delete(&members).expect("deleted");
         writer.await_more(2);
     }
     writer.end();

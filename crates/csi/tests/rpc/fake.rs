@@ -27,10 +27,12 @@ pub(crate) struct State {
     pub(crate) mounts: Mounts,
     /// The last volume asked for, as the door understood it.
     pub(crate) created: Option<VolumeRequest>,
-    /// The next call of `Volumes` fails with this.
+    /// The next call of `Volumes` or `Publish` fails with this.
     pub(crate) fail: Option<Error>,
     /// Every volume ever asked for a change of limits.
     pub(crate) modified: usize,
+    /// The members by which the last group was to be deleted.
+    pub(crate) dropped: Option<Vec<Id>>,
     /// What the last question for capacity was about.
     pub(crate) measured: Option<(Layout, Provisioning)>,
     /// Looking at the pools never ends, as with a disk that hangs.
@@ -54,8 +56,8 @@ impl Fake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state for a call of `Volumes`, unless it is to fail.
-    fn begin(&self) -> Result<MutexGuard<'_, State>> {
+    /// The state for a call of `Volumes` or `Publish`, unless it is to fail.
+    pub(crate) fn begin(&self) -> Result<MutexGuard<'_, State>> {
         let mut state = self.state();
         match state.fail.take() {
             Some(error) => Err(error),
@@ -236,6 +238,7 @@ impl Volumes for Fake {
 
     async fn delete_group(&self, id: &Id, members: &[Id]) -> Result<()> {
         let mut state = self.begin()?;
+        state.dropped = Some(members.to_vec());
         let real = state.members(id);
         let same =
             members.len() == real.len() && real.iter().all(|s| members.contains(&s.record.id));

@@ -1,5 +1,5 @@
 use stowage_csi::proto::{
-    CreateVolumeGroupSnapshotRequest, DeleteSnapshotRequest, DeleteVolumeGroupSnapshotRequest,
+    CreateVolumeGroupSnapshotRequest, DeleteVolumeGroupSnapshotRequest,
     GetVolumeGroupSnapshotRequest, VolumeGroupSnapshot,
 };
 use tonic::{Code, Status};
@@ -102,29 +102,30 @@ async fn members_that_do_not_match_are_refused_and_nothing_goes() {
     for given in [&real[..1], &more, &["x".to_owned()]] {
         let answer = s.group.get_volume_group_snapshot(get(id, given)).await;
         refused(answer, Code::InvalidArgument, "members");
-        let answer = s
-            .group
-            .delete_volume_group_snapshot(delete(id, given))
-            .await;
-        refused(answer, Code::InvalidArgument, "members");
     }
+    // No id of ours: nobody needs to be asked.
+    let foreign = delete(id, &[real[0].clone(), "x".to_owned()]);
+    let answer = s.group.delete_volume_group_snapshot(foreign).await;
+    refused(answer, Code::InvalidArgument, "members");
+    assert_eq!(s.fake.state().dropped, None);
     assert_eq!(s.fake.state().snapshots.len(), 2);
 }
 
+/// Whether they are all of its members is the node's to say, so it must be told all that were named.
 #[tokio::test]
-async fn a_group_goes_whole_and_its_members_never_alone() {
+async fn a_group_goes_by_the_members_named_and_is_gone_the_next_time() {
     let mut s = Server::start().await;
     let group = pair(&mut s).await;
-    let alone = DeleteSnapshotRequest {
-        snapshot_id: group.snapshots[0].snapshot_id.clone(),
-        ..Default::default()
-    };
-    let answer = s.controller.delete_snapshot(alone).await;
-    refused(answer, Code::InvalidArgument, "group");
     let whole = delete(&group.group_snapshot_id, &members(&group));
-    ok(s.group.delete_volume_group_snapshot(whole.clone()).await);
+    for _ in 0..2 {
+        ok(s.group.delete_volume_group_snapshot(whole.clone()).await);
+        let named: Option<Vec<String>> = s.fake.state().dropped.take().map(|ids| {
+            let ids = ids.into_iter();
+            ids.map(|id| id.to_string()).collect()
+        });
+        assert_eq!(named, Some(members(&group)));
+    }
     assert!(s.fake.state().snapshots.is_empty());
-    ok(s.group.delete_volume_group_snapshot(whole).await);
     for foreign in ["x", &absent('g'), &absent('v')] {
         ok(s.group
             .delete_volume_group_snapshot(delete(foreign, &[]))

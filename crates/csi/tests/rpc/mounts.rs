@@ -46,7 +46,7 @@ impl Publish for Fake {
         if self.state().mounts.hangs.as_deref() == Some(&want.staging) {
             std::future::pending::<()>().await;
         }
-        let mut state = self.state();
+        let mut state = self.begin()?;
         state.volume(&want.id)?;
         match state.mounts.staged.get(&want.id) {
             Some(old) if *old != want => Err(Error::exists("staged in another way")),
@@ -58,7 +58,7 @@ impl Publish for Fake {
     }
 
     async fn unstage(&self, id: &Id, staging: &Path) -> Result<()> {
-        let mut state = self.state();
+        let mut state = self.begin()?;
         if state.mounts.published.values().any(|p| p.id == *id) {
             return Err(Error::precondition("still published"));
         }
@@ -69,7 +69,7 @@ impl Publish for Fake {
     }
 
     async fn publish(&self, want: PublishRequest) -> Result<()> {
-        let mut state = self.state();
+        let mut state = self.begin()?;
         state.volume(&want.id)?;
         if !state.mounts.has(&want.id, &want.staging) {
             return Err(Error::precondition("not staged there"));
@@ -93,7 +93,7 @@ impl Publish for Fake {
     }
 
     async fn unpublish(&self, id: &Id, target: &Path) -> Result<()> {
-        let mut state = self.state();
+        let mut state = self.begin()?;
         if state.mounts.ephemeral.remove(target).is_some() {
             state.volumes.remove(id);
         }
@@ -108,7 +108,7 @@ impl Publish for Fake {
     }
 
     async fn publish_ephemeral(&self, want: EphemeralRequest) -> Result<()> {
-        let mut state = self.state();
+        let mut state = self.begin()?;
         let id = Id::ephemeral(&want.volume.name);
         state.make(id.clone(), &want.volume)?;
         if let Some(volume) = state.volumes.get_mut(&id) {
@@ -120,7 +120,7 @@ impl Publish for Fake {
     }
 
     async fn stats(&self, id: &Id, path: &Path) -> Result<Stats> {
-        let state = self.state();
+        let state = self.begin()?;
         let total = state.volume(id)?.size;
         if !state.mounts.has(id, path) {
             return Err(Error::not_found("the volume is not there"));
@@ -145,7 +145,7 @@ impl Publish for Fake {
     }
 
     async fn expand(&self, id: &Id, path: &Path, required: Option<Bytes>) -> Result<Bytes> {
-        let state = self.state();
+        let state = self.begin()?;
         let size = state.volume(id)?.size;
         if !state.mounts.has(id, path) {
             return Err(Error::not_found("the volume is not there"));

@@ -11,7 +11,7 @@ use stowage_csi::proto::{
     NodeUnstageVolumeRequest, VolumeUsage,
 };
 use stowage_model::request::{Access, AccessMode};
-use stowage_model::{Bytes, FsType, Id};
+use stowage_model::{Bytes, Error, FsType, Id, Kind};
 use tonic::Code;
 
 use crate::support::{Server, absent, block, flagged, map, mib, mount, ok, range, refused, volume};
@@ -88,29 +88,55 @@ async fn what_is_staged_is_what_was_asked() {
     assert_eq!(want.access, access);
 }
 
+/// What may be staged and published beside what is the node's to say (`host_csi`); the door hands on
+/// its answer, save that on the way down what is gone is well.
 #[tokio::test]
-async fn a_stage_in_another_way_and_a_second_single_writer_are_refused() {
+async fn what_the_node_refuses_is_told_and_what_is_gone_is_down_already() {
     let (mut s, id) = staged().await;
-    let other = NodeStageVolumeRequest {
-        volume_capability: Some(block(Mode::SingleNodeMultiWriter)),
-        ..s.staging(&id)
-    };
-    refused(
-        s.node.node_stage_volume(other).await,
-        Code::AlreadyExists,
-        "another way",
-    );
-    let single = |s: &Server, target| NodePublishVolumeRequest {
-        volume_capability: Some(mount("", Mode::SingleNodeSingleWriter)),
-        ..s.publishing(&id, target)
-    };
-    let request = single(&s, "one");
-    ok(s.node.node_publish_volume(request).await);
-    let request = single(&s, "two");
-    let answer = s.node.node_publish_volume(request).await;
-    refused(answer, Code::FailedPrecondition, "another target");
-    let answer = s.node.node_unstage_volume(unstage(&id, "/any")).await;
-    refused(answer, Code::FailedPrecondition, "published");
+    let (staging, target) = (s.text("staging"), s.text("target"));
+    for (kind, code) in [
+        (Kind::Exists, Code::AlreadyExists),
+        (Kind::Precondition, Code::FailedPrecondition),
+        (Kind::Pending, Code::Aborted),
+        (Kind::NotFound, Code::NotFound),
+        (Kind::Internal, Code::Internal),
+    ] {
+        let fails = |s: &Server| {
+            let cause = std::io::Error::other("the disk is on fire");
+            s.fake.state().fail = Some(Error::new(kind, "failed on v-1").caused_by(cause));
+        };
+        let told = "failed on v-1: the disk is on fire";
+        fails(&s);
+        let request = s.staging(&id);
+        refused(s.node.node_stage_volume(request).await, code, told);
+        fails(&s);
+        let request = s.publishing(&id, "target");
+        refused(s.node.node_publish_volume(request).await, code, told);
+        fails(&s);
+        let stats = s.node.node_get_volume_stats(stats_of(&id, &staging)).await;
+        refused(stats, code, told);
+        fails(&s);
+        let expand = NodeExpandVolumeRequest {
+            volume_id: id.clone(),
+            volume_path: staging.clone(),
+            ..Default::default()
+        };
+        refused(s.node.node_expand_volume(expand).await, code, told);
+        fails(&s);
+        let unpublished = s.node.node_unpublish_volume(unpublish(&id, &target)).await;
+        let unstaged = {
+            fails(&s);
+            s.node.node_unstage_volume(unstage(&id, &staging)).await
+        };
+        if kind == Kind::NotFound {
+            ok(unpublished);
+            ok(unstaged);
+        } else {
+            refused(unpublished, code, told);
+            refused(unstaged, code, told);
+        }
+        assert!(s.fake.state().fail.is_none(), "somebody was not asked");
+    }
 }
 
 #[tokio::test]

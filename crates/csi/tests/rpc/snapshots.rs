@@ -71,14 +71,6 @@ async fn a_snapshot_that_overflowed_is_not_ready() {
 }
 
 #[tokio::test]
-async fn a_name_belongs_to_one_source() {
-    let mut s = Server::start().await;
-    let (a, b) = (s.made("a").await, s.made("b").await);
-    s.cut("cut", &a).await.unwrap();
-    refused(s.cut("cut", &b).await, Code::AlreadyExists, "cut");
-}
-
-#[tokio::test]
 async fn a_source_that_is_not_there_is_not_found() {
     let mut s = Server::start().await;
     for foreign in ["x", "../x", &absent('v'), &absent('s')] {

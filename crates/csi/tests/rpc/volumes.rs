@@ -3,10 +3,11 @@
 use stowage_csi::proto::volume_capability::access_mode::Mode;
 use stowage_csi::proto::{
     ControllerExpandVolumeRequest, ControllerGetVolumeRequest, ControllerModifyVolumeRequest,
-    CreateVolumeRequest, DeleteVolumeRequest, ListVolumesRequest,
-    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, VolumeCapability,
+    CreateVolumeRequest, DeleteSnapshotRequest, DeleteVolumeGroupSnapshotRequest,
+    DeleteVolumeRequest, ListVolumesRequest, ValidateVolumeCapabilitiesRequest,
+    ValidateVolumeCapabilitiesResponse, VolumeCapability,
 };
-use stowage_model::Error;
+use stowage_model::{Error, Kind};
 use tonic::Code;
 
 use crate::support::{Server, absent, block, flagged, map, mib, mount, ok, range, refused, volume};
@@ -35,15 +36,55 @@ async fn a_volume_is_deleted_and_what_is_not_there_needs_no_deleting() {
     assert!(s.fake.state().volumes.is_empty());
 }
 
+/// Whether it may go is the node's to say: in use (`host_csi`), with snapshots, a group's member.
 #[tokio::test]
-async fn a_volume_in_use_is_not_deleted() {
+async fn what_may_not_be_deleted_is_told_and_what_is_gone_is_gone() {
     let mut s = Server::start().await;
-    let made = s.made("n").await;
-    let staging = s.staging(&made.volume_id);
-    ok(s.node.node_stage_volume(staging).await);
-    let answer = s.controller.delete_volume(deletion(&made.volume_id)).await;
-    refused(answer, Code::FailedPrecondition, "in use");
-    assert_eq!(s.fake.state().volumes.len(), 1);
+    let fails = |s: &Server, kind| {
+        s.fake.state().fail = Some(Error::new(kind, "it is held by c-1"));
+    };
+    for (kind, code) in [
+        (Kind::Precondition, Code::FailedPrecondition),
+        (Kind::Pending, Code::Aborted),
+        (Kind::Invalid, Code::InvalidArgument),
+        (Kind::Internal, Code::Internal),
+    ] {
+        fails(&s, kind);
+        let answer = s.controller.delete_volume(deletion(&absent('v'))).await;
+        refused(answer, code, "held by c-1");
+        fails(&s, kind);
+        let answer = s.controller.delete_snapshot(dropping(&absent('s'))).await;
+        refused(answer, code, "held by c-1");
+        fails(&s, kind);
+        let answer = s
+            .group
+            .delete_volume_group_snapshot(ungrouping(&absent('g')));
+        refused(answer.await, code, "held by c-1");
+    }
+    fails(&s, Kind::NotFound);
+    ok(s.controller.delete_volume(deletion(&absent('v'))).await);
+    fails(&s, Kind::NotFound);
+    ok(s.controller.delete_snapshot(dropping(&absent('s'))).await);
+    fails(&s, Kind::NotFound);
+    let answer = s
+        .group
+        .delete_volume_group_snapshot(ungrouping(&absent('g')));
+    ok(answer.await);
+    assert!(s.fake.state().fail.is_none(), "nobody was asked");
+}
+
+fn dropping(id: &str) -> DeleteSnapshotRequest {
+    DeleteSnapshotRequest {
+        snapshot_id: id.into(),
+        ..Default::default()
+    }
+}
+
+fn ungrouping(id: &str) -> DeleteVolumeGroupSnapshotRequest {
+    DeleteVolumeGroupSnapshotRequest {
+        group_snapshot_id: id.into(),
+        ..Default::default()
+    }
 }
 
 fn expansion(id: &str, to: i64) -> ControllerExpandVolumeRequest {
