@@ -25,6 +25,7 @@ use anyhow::{Context, Result};
 use stowage_testkit::scratch;
 
 use crate::build::{self, Built};
+use crate::tally::Tally;
 use job::{Aloud, Finished, Job};
 use report::seconds;
 use suites::{Place, SUITES, Suite};
@@ -94,11 +95,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         logs.display(),
         seconds(started.elapsed())
     );
-    let enough = flaky.len() < TOO_FLAKY;
-    if !enough {
+    if flaky.len() >= TOO_FLAKY {
         println!("{} flaky suites fail the run", flaky.len());
     }
-    let failed = total.failed + if enough { 0 } else { flaky.len() };
+    let failed = failures(total, &flaky);
     println!("{} passed, {failed} failed", total.passed);
     for name in &flaky {
         println!("FLAKY: {name}");
@@ -110,6 +110,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Of the tests, and of too many suites that only passed at their second try.
+fn failures(total: Tally, flaky: &[String]) -> usize {
+    let enough = flaky.len() < TOO_FLAKY;
+    total.failed + if enough { 0 } else { flaky.len() }
 }
 
 /// These make a test do less or other than its name says: good for a developer, no claim.
@@ -293,4 +299,87 @@ fn run_again(jobs: &[Job], ran: &mut [Finished]) -> Result<Vec<String>> {
         ran[index] = again;
     }
     Ok(flaky)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::suites::Ignored;
+    use super::*;
+
+    /// A suite whose first so many runs fail.
+    fn scripted(dir: &Path, name: &'static str, failures: usize) -> Job {
+        let suite = Box::leak(Box::new(Suite {
+            name,
+            place: Place::Host,
+            budget: Duration::from_secs(60),
+            ignored: Ignored::None,
+        }));
+        Job {
+            suite,
+            program: scratch::workspace().join("xtask/src/cmd/test/scripted.sh"),
+            dir: dir.to_owned(),
+            logs: dir.join(name),
+            env: vec![
+                format!("RUNS={}", dir.join(format!("{name}.runs")).display()),
+                format!("FAILURES={failures}"),
+            ],
+            aloud: Aloud::Nothing,
+            limit: None,
+        }
+    }
+
+    fn text(path: &Path) -> String {
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    fn runs(dir: &Path, name: &str) -> usize {
+        text(&dir.join(format!("{name}.runs"))).lines().count()
+    }
+
+    /// Run them as a run of all does; failures, and which were flaky.
+    fn run_scripts(jobs: &[Job]) -> (usize, Vec<String>) {
+        let mut ran = run_all(jobs, 2);
+        let flaky = run_again(jobs, &mut ran).unwrap();
+        (failures(report::summarise(&ran, &flaky), &flaky), flaky)
+    }
+
+    #[test]
+    fn a_suite_that_fails_once_is_flaky_and_its_first_output_is_kept_whole() {
+        let dir = scratch::dir("flaky").unwrap();
+        let at = dir.path();
+        let jobs = [scripted(at, "steady", 0), scripted(at, "flaky", 1)];
+        assert_eq!(run_scripts(&jobs), (0, vec!["flaky".to_owned()]));
+        assert_eq!([runs(at, "steady"), runs(at, "flaky")], [1, 2]);
+        let first = text(&at.join("flaky.first/console.txt"));
+        assert!(first.contains("run 1 began") && first.contains("run 1 broke"));
+        let second = text(&at.join("flaky/console.txt"));
+        assert!(second.contains("run 2 began") && second.contains("1 passed"));
+    }
+
+    #[test]
+    fn a_suite_that_fails_twice_is_broken() {
+        let dir = scratch::dir("flaky").unwrap();
+        let jobs = [scripted(dir.path(), "broken", 2)];
+        assert_eq!(run_scripts(&jobs), (1, Vec::new()));
+        assert_eq!(runs(dir.path(), "broken"), 2);
+    }
+
+    #[test]
+    fn two_flaky_suites_fail_the_run() {
+        let dir = scratch::dir("flaky").unwrap();
+        let jobs = ["a", "b"].map(|name| scripted(dir.path(), name, 1));
+        let (failed, flaky) = run_scripts(&jobs);
+        assert_eq!((failed, flaky), (2, vec!["a".to_owned(), "b".to_owned()]));
+    }
+
+    #[test]
+    fn many_failures_are_no_bad_luck_and_nothing_is_run_again() {
+        let dir = scratch::dir("flaky").unwrap();
+        let names = ["a", "b", "c", "d"];
+        let jobs = names.map(|name| scripted(dir.path(), name, 1));
+        assert_eq!(run_scripts(&jobs), (names.len(), Vec::new()));
+        assert!(names.iter().all(|name| runs(dir.path(), name) == 1));
+    }
 }
