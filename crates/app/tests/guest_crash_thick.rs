@@ -13,13 +13,7 @@ use support::{Rig, Storage, output, put, tool};
 
 #[test]
 fn a_kill_at_any_step_on_thick_volumes_loses_and_leaves_nothing() {
-    let mut report = Report::new(Depth::Once(&[
-        "lvm.",
-        "node.create.",
-        "node.fill.",
-        "node.group.",
-        "node.ephemeral.",
-    ]));
+    let mut report = Report::new(Depth::New);
     let rig = || Rig::stopped(Storage::lvm(false));
     report.run(rig, &scenarios::on_thick());
     let unwiped = || {

@@ -50,7 +50,7 @@ fn a_kill_at_any_step_on_files_loses_and_leaves_nothing() {
 #[test]
 fn a_copy_taken_up_again_holds_nothing_of_the_first_attempt() {
     let mut rig = two_pools();
-    rig.set("STOWAGE_FAILPOINT", "node.fill.copied");
+    rig.die_at("node.fill.copied");
     rig.start();
     let create = ["volume", "create", "v", "--block", "--size", "64Mi"];
     rig.ok(&[&create[..], &["--pool", "p"]].concat());
@@ -61,7 +61,6 @@ fn a_copy_taken_up_again_holds_nothing_of_the_first_attempt() {
     assert!(rig.died());
     // Its user goes on meanwhile.
     uses::scribble(&rig.path("dev"), 0, &vec![0; 16 << 20]);
-    rig.unset_all();
     rig.start();
     rig.ok(&clone);
     rig.ok(&["volume", "mount", "c", &rig.text("copy")]);
@@ -82,7 +81,7 @@ fn a_file_system_frozen_by_a_dead_daemon_thaws_without_another() {
     rig.ok(&["volume", "create", "v", "--size", "32Mi"]);
     rig.ok(&["volume", "mount", "v", &rig.text("m")]);
     rig.stop();
-    rig.set("STOWAGE_FAILPOINT", "node.snapshot.frozen");
+    rig.die_at("node.snapshot.frozen");
     rig.start();
     rig.run(&["snapshot", "create", "v", "s"]);
     assert!(rig.died());

@@ -5,6 +5,8 @@
 /// In a release this does nothing and costs nothing; a build with debug assertions listens to its
 /// environment:
 /// `STOWAGE_FAILPOINT=name` dies at the first hit of `name`, `name#3` at the third;
+/// `STOWAGE_FAILPOINT_FILE=path` does the same for the name in that file once there is one, so that
+/// a test can let a running process do its setting up and then choose where it dies;
 /// `STOWAGE_FAILPOINT_LOG=path` appends each hit's name and a newline to `path`, so that a test can
 /// first list the points a scenario reaches and then die at each in turn.
 #[inline]
@@ -20,7 +22,7 @@ mod enabled {
     use std::io::Write;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// Hits so far of the one point the environment names; the variable cannot change under us.
+    /// Hits so far of the one point that is named; a process is told of one only.
     static HITS: AtomicU64 = AtomicU64::new(0);
 
     pub(super) fn hit(name: &'static str) {
@@ -34,7 +36,8 @@ mod enabled {
                 .and_then(|mut file| file.write_all(format!("{name}\n").as_bytes()))
                 .unwrap_or_else(|error| panic!("failed to append to {}: {error}", log.display()));
         }
-        let Ok(wanted) = std::env::var("STOWAGE_FAILPOINT") else {
+        let told = || std::fs::read_to_string(std::env::var_os("STOWAGE_FAILPOINT_FILE")?).ok();
+        let Some(wanted) = std::env::var("STOWAGE_FAILPOINT").ok().or_else(told) else {
             return;
         };
         let (wanted, nth) = match wanted.split_once('#') {
@@ -57,6 +60,7 @@ mod enabled {
 #[cfg(debug_assertions)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
+    use std::path::Path;
     use std::process::Command;
 
     /// Runs in a child of the two tests below; alone it hits its points and passes.
@@ -71,11 +75,18 @@ mod tests {
     }
 
     fn run(point: &str) -> (Option<i32>, String, bool) {
+        run_told(|command, _| {
+            command.env("STOWAGE_FAILPOINT", point);
+        })
+    }
+
+    fn run_told(tell: impl Fn(&mut Command, &Path)) -> (Option<i32>, String, bool) {
         let dir = tempfile::tempdir().unwrap();
         let (log, survived) = (dir.path().join("log"), dir.path().join("survived"));
-        let status = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        tell(&mut command, dir.path());
+        let status = command
             .args(["failpoint::tests::child", "--exact", "--test-threads=1"])
-            .env("STOWAGE_FAILPOINT", point)
             .env("STOWAGE_FAILPOINT_LOG", &log)
             .env("FAILPOINT_SURVIVED", &survived)
             .output()
@@ -103,5 +114,18 @@ mod tests {
             run("first#3"),
             (None, "first\nsecond\nfirst\n".into(), true)
         );
+    }
+
+    #[test]
+    fn a_file_names_the_point_as_well_once_it_is_there() {
+        let armed = run_told(|command, dir| {
+            std::fs::write(dir.join("told"), "first#2").unwrap();
+            command.env("STOWAGE_FAILPOINT_FILE", dir.join("told"));
+        });
+        assert_eq!(armed, (Some(9), "first\nsecond\nfirst\n".into(), false));
+        let unarmed = run_told(|command, dir| {
+            command.env("STOWAGE_FAILPOINT_FILE", dir.join("told"));
+        });
+        assert_eq!(unarmed, (None, "first\nsecond\nfirst\n".into(), true));
     }
 }

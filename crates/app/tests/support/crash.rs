@@ -2,11 +2,11 @@
 //! then once more for each of them, with the daemon killed right there.
 //!
 //! ```text
-//!   setup ─► daemon with STOWAGE_FAILPOINT_LOG ─► operation ─► points it passed
-//!   for each point:
-//!     setup ─► daemon with STOWAGE_FAILPOINT=point ─► operation ─► must be dead
-//!           ─► plain daemon ─► between ─► the same operation until it succeeds ─► verify
-//!           ─► clean ─► nothing left
+//!   daemon that notes the points it passes ─► setup ─► operation ─► its points
+//!   for each of them:
+//!     setup ─► the daemon is told where to die ─► operation ─► must be dead, of that
+//!           ─► daemon again ─► between ─► the same operation until it succeeds ─► verify
+//!           ─► clean ─► nothing left, and the same daemon serves the next
 //!   and for each point the restart itself passed: die at both
 //! ```
 #![allow(
@@ -211,49 +211,55 @@ impl Place<'_> {
 }
 
 /// How much to try.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     /// Every point of every scenario, at its first two hits.
     Every,
-    /// Of the points that begin with one of these, each once: a death costs seconds where every
-    /// step is a command of LVM's. `STOWAGE_CRASH_EVERY` turns this into [`Depth::Every`].
-    Once(&'static [&'static str]),
+    /// Every point at its first two hits, in the first scenario that passes it: a death costs
+    /// seconds where every step is a command of LVM's.
+    New,
+    /// Every point of every scenario, two deaths at each. `STOWAGE_CRASH_EVERY` asks for this.
+    Twice,
 }
 
 impl Depth {
-    fn hits(self, point: &str, before: &BTreeSet<String>, hits: usize) -> usize {
-        let prefixes = match self {
-            Depth::Once(prefixes) if std::env::var_os("STOWAGE_CRASH_EVERY").is_none() => prefixes,
-            _ => return hits.min(2),
-        };
-        let wanted = prefixes.iter().any(|p| point.starts_with(p)) && !before.contains(point);
-        usize::from(wanted)
+    /// The hits of a point to die at, of this many, after so many deaths there.
+    fn hits(self, hits: usize, deaths: usize) -> &'static [usize] {
+        match (self, hits) {
+            (Depth::New, _) if deaths > 0 => &[],
+            (Depth::Twice, 1) => &[1, 1],
+            (Depth::Every | Depth::New, 1) => &[1],
+            _ => &[1, 2],
+        }
     }
 }
 
 /// What a set of scenarios came to.
 pub struct Report {
     depth: Depth,
-    /// Points died at while restarting after a first death.
-    twice: BTreeSet<String>,
-    /// Every point passed in any of them.
-    pub passed: BTreeSet<String>,
-    /// Every point died at.
-    pub died: BTreeSet<String>,
-    pub deaths: usize,
+    /// Deaths at each point while restarting after a first death.
+    restarting: BTreeMap<String, usize>,
+    /// Every point passed by an operation, or a start after a death, in any of them.
+    passed: BTreeSet<String>,
+    /// Deaths at each point.
+    died: BTreeMap<String, usize>,
     failures: Vec<String>,
 }
 
 impl Report {
     pub fn new(depth: Depth) -> Self {
+        let all = std::env::var_os("STOWAGE_CRASH_EVERY").is_some();
         Self {
-            depth,
-            twice: BTreeSet::new(),
+            depth: if all { Depth::Twice } else { depth },
+            restarting: BTreeMap::new(),
             passed: BTreeSet::new(),
-            died: BTreeSet::new(),
-            deaths: 0,
+            died: BTreeMap::new(),
             failures: Vec::new(),
         }
+    }
+
+    fn deaths(&self) -> usize {
+        self.died.values().sum()
     }
 
     /// Run the scenarios; each failure is told and the next scenario gets a fresh rig.
@@ -261,13 +267,12 @@ impl Report {
         let only = std::env::var("STOWAGE_CRASH_ONLY").unwrap_or_default();
         let mut rig = None;
         for scenario in scenarios.iter().filter(|s| s.name.contains(&only)) {
-            let (started, before) = (Instant::now(), self.deaths);
+            let (started, before) = (Instant::now(), self.deaths());
             let here = rig.get_or_insert_with(&storage);
             let mut run = Run {
                 report: self,
                 rig: here,
                 scenario,
-                before: BTreeSet::new(),
                 count: 0,
                 now: String::new(),
             };
@@ -282,22 +287,26 @@ impl Report {
             println!(
                 "crash: {}: {} deaths in {:.1} s",
                 scenario.name,
-                self.deaths - before,
+                self.deaths() - before,
                 started.elapsed().as_secs_f64()
             );
         }
     }
 
-    /// All must have gone well.
+    /// All must have gone well, with a death at each point that was passed, or two.
     #[track_caller]
     pub fn assert_good(&self) {
         println!(
             "crash: {} deaths at {} points of {} passed",
-            self.deaths,
+            self.deaths(),
             self.died.len(),
             self.passed.len()
         );
         assert!(self.failures.is_empty(), "failed: {:#?}", self.failures);
+        let least = if self.depth == Depth::Twice { 2 } else { 1 };
+        let deaths = |point: &&String| self.died.get(*point).copied().unwrap_or(0);
+        let missed: Vec<&String> = self.passed.iter().filter(|p| deaths(p) < least).collect();
+        assert!(missed.is_empty(), "not {least} deaths at {missed:#?}");
     }
 
     /// Every point in the source that begins with one of these must have been died at, but for
@@ -314,12 +323,12 @@ impl Report {
         let missed: Vec<_> = points
             .iter()
             .filter(wanted)
-            .filter(|p| !self.died.contains(*p) && !is_excused(p))
+            .filter(|p| !self.died.contains_key(*p) && !is_excused(p))
             .collect();
         assert!(missed.is_empty(), "nobody died at {missed:#?}");
         let idle: Vec<_> = excused
             .iter()
-            .filter(|(name, _)| self.died.contains(*name) || !points.contains(*name))
+            .filter(|(name, _)| self.died.contains_key(*name) || !points.contains(*name))
             .collect();
         assert!(idle.is_empty(), "excused for nothing: {idle:#?}");
     }
@@ -356,14 +365,12 @@ struct Run<'a> {
     report: &'a mut Report,
     rig: &'a mut Rig,
     scenario: &'a Scenario,
-    /// The points passed before the operation.
-    before: BTreeSet<String>,
     count: usize,
     now: String,
 }
 
-/// Points in the order they were first passed, with how often.
-type Points = Vec<(String, usize)>;
+/// Each with how often it was passed.
+pub type Points = Vec<(String, usize)>;
 
 impl Run<'_> {
     fn all(&mut self) {
@@ -371,7 +378,8 @@ impl Run<'_> {
         assert!(!points.is_empty(), "no kill point on the way");
         let mut in_restart = BTreeMap::new();
         for (point, hits) in points {
-            for nth in 1..=self.report.depth.hits(&point, &self.report.died, hits) {
+            let deaths = self.report.died.get(&point).copied().unwrap_or(0);
+            for nth in self.report.depth.hits(hits, deaths) {
                 let first = format!("{point}#{nth}");
                 for (second, _) in self.die(&first, None) {
                     in_restart.entry(second).or_insert_with(|| first.clone());
@@ -379,9 +387,10 @@ impl Run<'_> {
             }
         }
         for (second, first) in in_restart {
-            if self.report.depth.hits(&second, &self.report.twice, 1) > 0 {
+            let deaths = self.report.restarting.get(&second).copied().unwrap_or(0);
+            for _ in self.report.depth.hits(1, deaths) {
                 self.die(&first, Some(&second));
-                self.report.twice.insert(second);
+                *self.report.restarting.entry(second.clone()).or_default() += 1;
             }
         }
     }
@@ -389,23 +398,10 @@ impl Run<'_> {
     /// The points the operation passes when nobody dies.
     fn learn(&mut self) -> Points {
         self.begin("learning the way");
-        let log = self.rig.path("points");
-        self.start_logging(&log);
-        (self.scenario.setup)(&self.place());
-        self.rig.settle();
-        self.rig.stop();
-        let passed = read_points(&log);
-        self.start_logging(&log);
-        // Those of the start as well.
-        let before = passed.into_iter().chain(read_points(&log));
-        self.before = before.map(|p| p.0).collect();
+        self.rig.forget_points();
         let done = (self.scenario.operate)(&self.place());
         assert_eq!(done, Ok(()), "the operation fails even undisturbed");
-        self.rig.settle();
-        let points = read_points(&log);
-        self.report
-            .passed
-            .extend(points.iter().map(|p| p.0.clone()));
+        let points = self.passed();
         self.finish();
         points
     }
@@ -416,37 +412,34 @@ impl Run<'_> {
             None => format!("dying at {first}"),
             Some(second) => format!("dying at {first}, then while restarting at {second}"),
         });
-        if !self.before.contains(name_of(first)) {
-            // One start less; those of a daemon with many volumes on LVM take a while.
-            self.start_to_die(first);
-            (self.scenario.setup)(&self.place());
-        } else {
-            self.start_plain();
-            (self.scenario.setup)(&self.place());
-            self.rig.settle();
-            self.rig.stop();
-            self.start_to_die(first);
-        }
-        self.operate_to_death(first);
+        self.rig.die_at(first);
+        // What it is told does not matter: the point may lie behind the answer.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.scenario.operate)(&self.place())));
+        self.assert_dies(first);
         if let Some(second) = second {
-            self.start_to_die(second);
+            self.rig.die_at(second);
+            // It may die before it serves or soon after.
+            self.rig.try_start();
             self.assert_dies(second);
         }
-        let log = self.rig.path("points");
-        self.start_logging(&log);
-        self.rig.settle();
-        let points = read_points(&log);
-        self.report
-            .passed
-            .extend(points.iter().map(|p| p.0.clone()));
+        self.rig.forget_points();
+        self.rig.start();
+        let points = self.passed();
         (self.scenario.between)(&self.place());
         self.finish();
         points
     }
 
+    /// Names of its own, a daemon that runs, and all that the operation needs.
     fn begin(&mut self, now: &str) {
         self.count += 1;
         now.clone_into(&mut self.now);
+        if !self.rig.is_alive() {
+            self.rig.watch_points();
+            self.rig.start();
+        }
+        (self.scenario.setup)(&self.place());
+        self.rig.settle();
     }
 
     fn place(&self) -> Place<'_> {
@@ -456,34 +449,13 @@ impl Run<'_> {
         }
     }
 
-    fn start_plain(&mut self) {
-        self.rig.kill();
-        self.rig.unset_all();
-        self.rig.start();
-    }
-
-    fn start_logging(&mut self, log: &Path) {
-        let _ = std::fs::remove_file(log);
-        self.rig.kill();
-        self.rig.unset_all();
-        self.rig
-            .set("STOWAGE_FAILPOINT_LOG", &log.display().to_string());
-        self.rig.start();
-    }
-
-    /// It may die before it serves or soon after.
-    fn start_to_die(&mut self, point: &str) {
-        self.rig.kill();
-        self.rig.unset_all();
-        self.rig.set("STOWAGE_FAILPOINT", point);
-        self.rig.try_start();
-    }
-
-    fn operate_to_death(&mut self, point: &str) {
-        // What it is told does not matter: the point may lie behind the answer, or have been
-        // reached before there was anybody to ask.
-        let _ = catch_unwind(AssertUnwindSafe(|| (self.scenario.operate)(&self.place())));
-        self.assert_dies(point);
+    /// Those since they were forgotten, once nothing is under way.
+    fn passed(&mut self) -> Points {
+        self.rig.settle();
+        let points = counted(self.rig.points());
+        let names = points.iter().map(|(name, _)| name.clone());
+        self.report.passed.extend(names);
+        points
     }
 
     fn assert_dies(&mut self, point: &str) {
@@ -491,16 +463,16 @@ impl Run<'_> {
         while !self.rig.died() {
             assert!(Instant::now() < deadline, "nobody died at {point}");
         }
-        self.report.died.insert(name_of(point).to_owned());
-        self.report.deaths += 1;
+        let name = point.split('#').next().unwrap_or(point);
+        *self.report.died.entry(name.to_owned()).or_default() += 1;
     }
 
     fn finish(&mut self) {
         let deadline = Instant::now() + RETRY;
         while let Err(said) = (self.scenario.retry)(&self.place()) {
             assert!(Instant::now() < deadline, "refused for good: {said}");
-            assert!(!self.rig.died(), "the daemon died again: {said}");
-            std::thread::sleep(Duration::from_millis(100));
+            assert!(self.rig.is_alive(), "the daemon died again: {said}");
+            std::thread::sleep(Duration::from_millis(50));
         }
         let place = self.place();
         (self.scenario.verify)(&place);
@@ -519,17 +491,13 @@ impl Run<'_> {
     }
 }
 
-/// A point without the number of the hit.
-fn name_of(point: &str) -> &str {
-    point.split('#').next().unwrap_or(point)
-}
-
-fn read_points(log: &Path) -> Points {
+/// Points in the order they were first passed, with how often.
+pub fn counted(passed: Vec<String>) -> Points {
     let mut points = Points::new();
-    for name in std::fs::read_to_string(log).unwrap_or_default().lines() {
-        match points.iter_mut().find(|(known, _)| known == name) {
+    for name in passed {
+        match points.iter_mut().find(|(known, _)| *known == name) {
             Some((_, hits)) => *hits += 1,
-            None => points.push((name.to_owned(), 1)),
+            None => points.push((name, 1)),
         }
     }
     points

@@ -32,6 +32,10 @@ pub const STOWAGE: &str = env!("CARGO_BIN_EXE_stowage");
 /// Longer than any start should take, also in a guest.
 const START: Duration = Duration::from_secs(60);
 
+/// Below a rig's directory: the points its daemon passed, and the one where it is to die.
+const POINTS: &str = "points";
+const DIES_AT: &str = "dies-at";
+
 /// The pool under test.
 pub enum Storage {
     /// Files on a loop device with this file system.
@@ -224,6 +228,10 @@ pub struct Rig {
     pub work: tempfile::TempDir,
     pub storage: Storage,
     daemon: Option<Child>,
+    /// How the last daemon ended, if it did so by itself.
+    ended: Option<ExitStatus>,
+    /// The point where the daemon is to die.
+    dies_at: Option<String>,
     environment: Vec<(String, String)>,
     /// A capability that the daemon is started without.
     lacking: Option<&'static str>,
@@ -257,6 +265,8 @@ impl Rig {
             work,
             storage,
             daemon: None,
+            ended: None,
+            dies_at: None,
             environment: Vec::new(),
             lacking: None,
         }
@@ -276,6 +286,8 @@ impl Rig {
             work,
             storage: Storage::Others,
             daemon: None,
+            ended: None,
+            dies_at: None,
             environment: Vec::new(),
             lacking: Default::default(),
         }
@@ -322,13 +334,42 @@ impl Rig {
         self.lacking = Some(capability);
     }
 
-    /// Set no variable for the next start.
-    pub fn unset_all(&mut self) {
-        self.environment.clear();
+    /// From its next start on the daemon notes the points it passes, and can be told while it runs
+    /// where to die.
+    pub fn watch_points(&mut self) {
+        for (variable, file) in [
+            ("STOWAGE_FAILPOINT_LOG", POINTS),
+            ("STOWAGE_FAILPOINT_FILE", DIES_AT),
+        ] {
+            let path = self.text(file);
+            self.set(variable, &path);
+        }
+    }
+
+    /// Points passed since the last [`Rig::forget_points`], each time.
+    pub fn points(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.path(POINTS)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    pub fn forget_points(&self) {
+        let _ = std::fs::remove_file(self.path(POINTS));
+    }
+
+    /// Let the daemon die at this point, `name` or `name#2` for its second hit from here on: the
+    /// one that runs, if it watches points already, else the next that is started.
+    pub fn die_at(&mut self, point: &str) {
+        self.watch_points();
+        self.forget_points();
+        // There whole or not at all: the daemon may be looking.
+        let beside = self.path("dies-at.new");
+        std::fs::write(&beside, point).expect("a writable directory");
+        std::fs::rename(&beside, self.path(DIES_AT)).expect("a writable directory");
+        self.dies_at = Some(point.to_owned());
     }
 
     /// Start the daemon and wait until it serves, with all pools read that can be; false when it
-    /// died before.
+    /// ended before, which [`Rig::died`] judges.
     pub fn try_start(&mut self) -> bool {
         if !self.start_at_once() {
             return false;
@@ -338,14 +379,19 @@ impl Rig {
             assert!(Instant::now() < deadline, "still reading: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        let died = self
-            .daemon
-            .as_mut()
-            .and_then(|d| d.try_wait().expect("a child"));
-        if died.is_some() {
+        self.is_alive()
+    }
+
+    /// Whether the daemon runs.
+    pub fn is_alive(&mut self) -> bool {
+        let Some(child) = &mut self.daemon else {
+            return false;
+        };
+        self.ended = child.try_wait().expect("a child");
+        if self.ended.is_some() {
             self.daemon = None;
         }
-        died.is_none()
+        self.ended.is_none()
     }
 
     /// As [`Rig::try_start`], whatever pools are still to be read.
@@ -374,11 +420,14 @@ impl Rig {
             )
             .stdout(Stdio::null())
             .stderr(log);
-        let mut child = command.spawn().expect("the program under test starts");
+        self.ended = None;
+        let child = command.spawn().expect("the program under test starts");
+        let pid = child.id();
+        self.daemon = Some(child);
         let deadline = Instant::now() + START;
         // The admin socket is bound last.
-        while !self.answers(child.id()) {
-            if child.try_wait().expect("a child").is_some() {
+        while !self.answers(pid) {
+            if !self.is_alive() {
                 return false;
             }
             assert!(
@@ -388,7 +437,6 @@ impl Rig {
             );
             std::thread::sleep(Duration::from_millis(10));
         }
-        self.daemon = Some(child);
         true
     }
 
@@ -414,6 +462,7 @@ impl Rig {
 
     /// Kill the daemon with SIGKILL.
     pub fn kill(&mut self) {
+        self.ended = None;
         if let Some(mut child) = self.daemon.take() {
             child.kill().expect("a child");
             child.wait().expect("a child");
@@ -427,28 +476,36 @@ impl Rig {
         child
     }
 
-    /// Whether the daemon has died of SIGKILL by itself (a crash point was reached).
+    /// Whether the daemon has died by itself. It must have been SIGKILL, and where a point was named
+    /// at that point: one that could not start, or panicked, has not died where it was to.
+    #[track_caller]
     pub fn died(&mut self) -> bool {
-        let Some(child) = &mut self.daemon else {
-            return true;
-        };
         let deadline = Instant::now() + Duration::from_millis(500);
-        loop {
-            if let Some(status) = child.try_wait().expect("a child") {
-                assert_eq!(
-                    status.signal(),
-                    Some(9),
-                    "ended with {status}: {}",
-                    self.log()
-                );
-                self.daemon = None;
-                return true;
-            }
+        while self.is_alive() {
             if Instant::now() > deadline {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        let status = self.ended.expect("a daemon that was started, not killed");
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "ended with {status}: {}",
+            self.log()
+        );
+        if let Some(point) = self.dies_at.take() {
+            std::fs::remove_file(self.path(DIES_AT)).expect("the name of the point");
+            let (name, nth) = point.split_once('#').unwrap_or((&point, "1"));
+            let passed = self.points();
+            let hits = passed.iter().filter(|passed| *passed == name).count();
+            // Another thread may come by while the one that dies is dying.
+            assert!(
+                hits >= nth.parse().expect("a number"),
+                "killed elsewhere than at {point}, after {passed:?}"
+            );
+        }
+        true
     }
 
     /// Stop the daemon with SIGTERM; it must end well.

@@ -64,7 +64,7 @@ fn laid_down(rig: &Rig, name: &str, create: &[&str]) {
 /// Start the daemon to die at `point` on the way of these requests, and see it dead.
 fn die_at(rig: &mut Rig, point: &str, requests: &[&[&str]]) {
     rig.kill();
-    rig.set("STOWAGE_FAILPOINT", point);
+    rig.die_at(point);
     rig.start();
     for request in requests {
         rig.run(request);
@@ -73,7 +73,6 @@ fn die_at(rig: &mut Rig, point: &str, requests: &[&[&str]]) {
     while !rig.died() {
         assert!(Instant::now() < deadline, "nobody died at {point}");
     }
-    rig.unset_all();
 }
 
 /// Make everything that is recorded; the daemon is dead afterwards, with notes in its journal. The
