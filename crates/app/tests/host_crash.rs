@@ -150,8 +150,18 @@ fn an_inline_volume_whose_pod_went_while_the_daemon_was_dead_goes_at_the_start()
     tool("umount", &[&target.display().to_string()]);
     std::fs::remove_dir_all(&pod).expect("removable");
     rig.start();
-    assert_eq!(rig.ok(&["volume", "list"]), json!([]));
+    soon("it is removed", || rig.ok(&["volume", "list"]) == json!([]));
     rig.assert_clean();
+}
+
+/// What is done after the start, beside what is served.
+#[track_caller]
+fn soon(what: &str, is: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// As with `/var/lib/kubelet` on a disk of its own that is mounted `nofail`, after a restart of the
@@ -186,9 +196,11 @@ fn an_inline_volume_is_kept_while_the_disk_of_its_pod_is_missing() {
             std::fs::create_dir(rig.path(made_anew)).expect("writable");
         }
         rig.start();
+        soon("doctor tells that it is kept", || {
+            let told = rig.run(&["doctor"]).stdout;
+            told.contains("is kept") && told.contains("csi-1")
+        });
         assert_eq!(listed(&rig), Some(1), "{made_anew}");
-        let told = rig.run(&["doctor"]).stdout;
-        assert!(told.contains("is kept") && told.contains("csi-1"), "{told}");
         rig.kill();
     }
     rig.start();
@@ -209,11 +221,7 @@ fn an_inline_volume_is_kept_while_the_disk_of_its_pod_is_missing() {
         &["--bind", &rig.text("disk"), &rig.text("kubelet")],
     );
     std::fs::remove_dir_all(&pod).expect("removable");
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while listed(&rig) != Some(0) {
-        assert!(Instant::now() < deadline, "it is still there");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    soon("it is removed", || listed(&rig) == Some(0));
     unplug();
     rig.assert_clean();
 }

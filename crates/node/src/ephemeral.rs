@@ -16,7 +16,7 @@ mod consumer;
 mod rules;
 mod share;
 
-pub(crate) use consumer::Ground;
+pub(crate) use consumer::{Doubts, Ground};
 pub use rules::EphemeralRules;
 pub(crate) use share::Making;
 

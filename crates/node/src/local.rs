@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ask::Looks;
 use crate::attachments::Attachments;
-use crate::ephemeral::{EphemeralRules, Making};
+use crate::ephemeral::{Doubts, EphemeralRules, Making};
 use crate::index::{Entry, Index};
 use crate::jobs::{Job, Jobs};
 use crate::journal::{Intent, Journal};
@@ -96,7 +96,7 @@ pub(crate) struct Inner {
     /// Upkeep that is under way.
     pub(crate) chores: Mutex<BTreeSet<(Chore, PoolName)>>,
     /// Those whose consumers are neither seen nor known to be gone.
-    pub(crate) doubtful: Mutex<BTreeSet<Id>>,
+    pub(crate) doubts: Doubts,
     /// Volumes whose data are on their way to the disk.
     pub(crate) syncing: Mutex<BTreeSet<Id>>,
     pub(crate) stopping: CancellationToken,

@@ -147,7 +147,7 @@ impl Inner {
             jobs: Arc::default(),
             making: Default::default(),
             chores: Mutex::default(),
-            doubtful: Mutex::default(),
+            doubts: Default::default(),
             syncing: Mutex::default(),
             kernel: findings::of_kernel(&kernel::lacking(), &kernel::release()),
             limits: Default::default(),
@@ -373,11 +373,12 @@ impl Inner {
         if let Err(e) = pools::remember_seen(&self.pools_dir(), name) {
             tracing::warn!(pool = %name, error = %e.chain(), "pool not noted");
         }
-        self.abandoned_ephemerals(pool).await;
+        self.doubt_inline(pool);
         // So that there is something to tell of it from now on, should it be slow.
         let _ = self.asked_status(pool).await;
         self.unread.is_read(name);
         tracing::info!(pool = %name, "pool was read");
+        self.look_for_consumers();
     }
 
     /// Take a pool for this daemon, and what it holds into the index.

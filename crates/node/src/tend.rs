@@ -33,6 +33,7 @@ impl Inner {
                 }
                 me.tend_all();
                 me.limit_all();
+                me.look_for_consumers();
             }
         });
         // By itself: the state directory may lie on a disk that hangs.
@@ -61,7 +62,6 @@ impl Inner {
                 }
                 // Until it was read it is not ours to look after.
                 if !me.unread.is_unread(pool.name()) {
-                    me.doubtful_ephemerals(&pool).await;
                     me.tend(&pool).await;
                 }
             });

@@ -1,10 +1,13 @@
 use super::*;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use stowage_model::record::Content;
 use stowage_model::request::{Layout, Media, PoolKind, Provisioning, SizeRange, Source};
 use stowage_model::volumes::Volumes;
-use stowage_model::{Bytes, FsType, Limits, PoolName, Publish, Record, VolumeRequest};
+use stowage_model::{Bytes, FsType, Limits, Name, PoolName, Publish, Record, VolumeRequest};
 
+use crate::attachments::{Attachments, Staging};
 use crate::testing::{Bench, wanted};
 
 fn pool(name: &str) -> PoolName {
@@ -282,4 +285,90 @@ async fn an_inline_volume_whose_removal_was_cut_off_is_removed_at_the_next_start
     assert!(!is_there(&bench, id));
     assert!(bench.local.inner.attachments.all().is_empty());
     assert!(!note(&bench.local.inner.options.state_dir).exists());
+}
+
+/// The records of forty of them.
+async fn forty() -> Vec<Record> {
+    let one = an_inline_record().await;
+    let named = |n: usize| Record {
+        id: Id::ephemeral(&Name::new(format!("csi-{n}")).unwrap()),
+        ..one.clone()
+    };
+    (0..40).map(named).collect()
+}
+
+/// As the kubelet noted it, with a pod whose directory is gone.
+async fn note_as_abandoned(notes: &Attachments, state: &std::path::Path, id: &Id) {
+    let (target, path) = (PathBuf::from("/nowhere/t"), state.join(id.as_str()));
+    let note = move |a: &mut Attachment| {
+        let mode = AccessMode::SingleNodeWriter;
+        let publication = Publication {
+            block: false,
+            read_only: false,
+            mode,
+            cgroup: None,
+        };
+        a.ephemeral = true;
+        a.ground = Ground::of(&target);
+        a.targets.insert(target, publication);
+        a.staging = Some(Staging {
+            path,
+            block: false,
+            options: Vec::new(),
+            mode,
+        });
+    };
+    notes.update(id, note).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn inline_volumes_that_hang_keep_their_pool_neither_unread_nor_from_upkeep() {
+    let records = forty().await;
+    let dir = tempfile::tempdir().unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let notes = Attachments::new(dir.path().join("attachments"), boot.trim().to_owned());
+    notes.load().unwrap();
+    for record in &records {
+        note_as_abandoned(&notes, dir.path(), &record.id).await;
+    }
+    let bench = Bench::at(dir, |a, _| {
+        records.iter().for_each(|record| a.holds(record));
+        a.hangs.store(true, Ordering::SeqCst);
+    })
+    .await;
+    let begun = tokio::time::Instant::now();
+    while bench.local.inner.unread.is_unread(&pool("a")) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(bench.a.tended.load(Ordering::SeqCst) > 15);
+    assert_eq!(bench.a.written.lock().unwrap().len(), 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inline_volume_that_is_busy_when_its_pod_is_found_gone_goes_when_it_is_let_go() {
+    let records = forty().await;
+    let dir = tempfile::tempdir().unwrap();
+    let notes = Attachments::new(dir.path().join("attachments"), "an earlier boot".into());
+    notes.load().unwrap();
+    for record in &records {
+        note_as_abandoned(&notes, dir.path(), &record.id).await;
+    }
+    let bench = Bench::at(dir, |a, _| {
+        records.iter().for_each(|record| a.holds(record));
+        let busy = records[..30].iter().map(|record| record.id.clone());
+        a.busy.lock().unwrap().extend(busy);
+    })
+    .await;
+    // Those that cannot go keep none of the others.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(bench.a.written.lock().unwrap().len(), 30);
+    bench.a.busy.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(bench.a.written.lock().unwrap().is_empty());
 }
