@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use stowage_host::{blocking, durable};
 use stowage_model::error::Context;
 use stowage_model::request::{Access, AccessMode};
-use stowage_model::{Id, Result};
+use stowage_model::{Id, PoolName, Result};
 
 use crate::ephemeral::Ground;
+use crate::index::Entry;
 
 /// How a volume was staged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +98,29 @@ pub(crate) struct Publication {
     pub(crate) cgroup: Option<PathBuf>,
 }
 
+/// Which volume of its name is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Of {
+    pub(crate) pool: PoolName,
+    /// The moment it was made.
+    pub(crate) created: String,
+}
+
+impl Of {
+    pub(crate) fn new(entry: &Entry) -> Self {
+        Self {
+            pool: entry.pool.name().clone(),
+            created: entry.record.created.to_string(),
+        }
+    }
+
+    /// Whether this is it. It may be in a pool that was given another name.
+    pub(crate) fn is(&self, entry: &Entry) -> bool {
+        self.created == entry.record.created.to_string()
+    }
+}
+
 /// Everything known about one volume's use on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -110,6 +134,9 @@ pub(crate) struct Attachment {
     /// Of those, the ones that a person mounted, whom no orchestrator mounts again.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) unmounted: BTreeMap<PathBuf, Unmounted>,
+    /// Which volume of its name it is. An ephemeral one is noted before it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) of: Option<Of>,
     /// The volume lives as long as its one consumer.
     #[serde(default)]
     pub(crate) ephemeral: bool,

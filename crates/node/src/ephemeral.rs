@@ -58,9 +58,12 @@ impl Inner {
             };
             let target = want.target.clone();
             self.attachments
-                .update(&id, |a| {
+                .update(&id, move |a| {
                     a.ephemeral = true;
                     a.ending = false;
+                    if fresh {
+                        a.of = None;
+                    }
                     a.ground = Ground::of(&target).or_else(|| a.ground.take());
                     a.targets.entry(target).or_insert(publication);
                 })

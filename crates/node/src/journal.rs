@@ -22,10 +22,20 @@ pub(crate) enum Intent {
         /// The flat form of its record. By the moment in it is it told from another of its name.
         pairs: BTreeMap<String, String>,
     },
-    /// mkfs is running on a volume that was provably blank; whatever it left may be overwritten.
+    /// As [`Intent::Mkfs`], by a version that did not note of which volume of the name.
     Format,
+    /// mkfs is running on a volume that was provably blank; whatever it left may be overwritten.
+    Mkfs {
+        /// The pool.
+        pool: PoolName,
+        /// The flat form of its record.
+        pairs: BTreeMap<String, String>,
+    },
     /// This record is true, whatever the pool says.
     Record {
+        /// The pool; versions before did not note it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<PoolName>,
         /// The record's flat form.
         pairs: BTreeMap<String, String>,
     },
@@ -33,9 +43,39 @@ pub(crate) enum Intent {
 
 impl Intent {
     /// The intent to carry this record into the pool.
-    pub(crate) fn record(record: &Record) -> Self {
+    pub(crate) fn record(pool: &PoolName, record: &Record) -> Self {
         Intent::Record {
+            pool: Some(pool.clone()),
             pairs: owned(record),
+        }
+    }
+
+    /// That mkfs is about to run on this volume.
+    pub(crate) fn mkfs(pool: &PoolName, record: &Record) -> Self {
+        Intent::Mkfs {
+            pool: pool.clone(),
+            pairs: owned(record),
+        }
+    }
+
+    /// The pool that it is about, where it says so.
+    pub(crate) fn pool(&self) -> Option<&PoolName> {
+        match self {
+            Intent::Create { pool, .. } | Intent::Mkfs { pool, .. } => Some(pool),
+            Intent::Record { pool, .. } => pool.as_ref(),
+            Intent::Format => None,
+        }
+    }
+
+    /// Whether it is about this very volume, and not another of its name.
+    pub(crate) fn is_of(&self, record: &Record) -> bool {
+        match self {
+            Intent::Create { pairs, .. }
+            | Intent::Mkfs { pairs, .. }
+            | Intent::Record { pairs, .. } => {
+                Record::from_pairs(pairs).is_ok_and(|noted| noted.created == record.created)
+            }
+            Intent::Format => true,
         }
     }
 
@@ -148,6 +188,25 @@ impl Journal {
 mod tests {
     use super::*;
     use stowage_model::{Name, id::Role};
+
+    #[test]
+    fn what_earlier_versions_noted_is_read() {
+        let tmp = tempfile::tempdir().unwrap();
+        let journal = Journal::new(tmp.path().join("journal"));
+        journal.prepare().unwrap();
+        let id = Id::derive(Role::Volume, &Name::new("a").unwrap());
+        let pairs = BTreeMap::from([("name".to_owned(), "a".to_owned())]);
+        for (text, intent) in [
+            (r#""format""#, Intent::Format),
+            (
+                r#"{"record":{"pairs":{"name":"a"}}}"#,
+                Intent::Record { pool: None, pairs },
+            ),
+        ] {
+            std::fs::write(journal.path(&id), text).unwrap();
+            assert_eq!(journal.read(&id).unwrap(), Some(intent));
+        }
+    }
 
     #[test]
     fn intentions_survive_a_restart_and_damage_is_reported() {

@@ -195,7 +195,8 @@ impl Inner {
     /// volume.
     pub(crate) async fn save_lazily(self: &Arc<Self>, entry: &Entry) -> Result<()> {
         let id = entry.record.id.clone();
-        self.note(&id, Intent::record(&entry.record)).await?;
+        let intent = Intent::record(entry.pool.name(), &entry.record);
+        self.note(&id, intent).await?;
         self.index.put(entry.clone());
         let me = Arc::clone(self);
         self.ops.background(async move {

@@ -268,6 +268,21 @@ pub(crate) fn seen_before(dir: &Path, name: &PoolName) -> bool {
     seen(dir, name).try_exists().unwrap_or(true)
 }
 
+/// The names of all pools that were ever opened on this machine.
+pub(crate) fn all_seen(dir: &Path) -> Result<Vec<PoolName>> {
+    let failed = || format!("failed to read the pools in {}", dir.display());
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).or_internal(failed)? {
+        let name = entry.or_internal(failed)?.file_name();
+        let name = name.to_string_lossy();
+        all.extend(
+            name.strip_suffix(".seen")
+                .and_then(|name| PoolName::new(name).ok()),
+        );
+    }
+    Ok(all)
+}
+
 /// Remember that a pool was opened: afterwards, not before, or a directory that was refused at
 /// first could never become one.
 pub(crate) fn remember_seen(dir: &Path, name: &PoolName) -> Result<()> {

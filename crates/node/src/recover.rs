@@ -114,13 +114,11 @@ impl Inner {
 
     /// An entry with what is noted of it, for one in which nothing can be ended now.
     fn as_noted(&self, mut entry: Entry, intents: &BTreeMap<Id, Intent>) -> Entry {
-        match intents.get(&entry.record.id) {
-            Some(Intent::Format) => entry.half_formatted = true,
-            Some(Intent::Record { pairs }) => {
+        match noted_of(&entry, intents) {
+            Some(Intent::Format | Intent::Mkfs { .. }) => entry.half_formatted = true,
+            Some(Intent::Record { pairs, .. }) => {
                 // Carried into the pool with the next change of it, or at the next start.
-                if let Ok(record) = Record::from_pairs(pairs)
-                    && record.created == entry.record.created
-                {
+                if let Ok(record) = Record::from_pairs(pairs) {
                     entry.record = record;
                 }
             }
@@ -152,10 +150,10 @@ impl Inner {
         if entry.record.is_snapshot() && entry.record.ephemeral {
             return self.drop_snapshot(&entry).await;
         }
-        if let Some(Intent::Create { pool, pairs }) = intents.get(&id)
-            && pool == entry.pool.name()
-            && is_of(pairs, &entry.record)
-        {
+        // What is noted of another one of its name, in a pool still to be read perhaps, or not configured
+        // now, is left alone.
+        let noted = noted_of(&entry, intents);
+        if let Some(Intent::Create { .. }) = noted {
             // Nobody was told that it exists, and it may bear what its extents held before.
             entry.pool.detach(&entry.record).await?;
             let removed = entry.pool.remove(&entry.record).await?;
@@ -169,22 +167,13 @@ impl Inner {
             return Ok(());
         }
         let mut carry = false;
-        let mut done = false;
-        match intents.get(&id) {
-            // A creation noted is of another one of its name, in a pool still to be read perhaps.
+        match noted {
             None | Some(Intent::Create { .. }) => {}
-            Some(Intent::Format) => entry.half_formatted = true,
-            Some(Intent::Record { pairs }) => match Record::from_pairs(pairs) {
-                Ok(record) if record.created == entry.record.created => {
-                    entry.record = record;
-                    carry = true;
-                }
-                // The entry is of an earlier volume of this name.
-                Ok(_) => done = true,
-                Err(e) => {
-                    tracing::warn!(volume.id = %id, error = %e.chain(), "unreadable journal entry");
-                }
-            },
+            Some(Intent::Format | Intent::Mkfs { .. }) => entry.half_formatted = true,
+            Some(Intent::Record { pairs, .. }) => {
+                entry.record = Record::from_pairs(pairs)?;
+                carry = true;
+            }
         }
         // Handed out by a daemon that did not note so.
         if let Some(staging) = self.attachments.get(&id).staging.filter(|s| s.block)
@@ -196,8 +185,6 @@ impl Inner {
         self.index.put(entry.clone());
         if carry {
             entry.pool.rewrite(&entry.record).await?;
-        }
-        if carry || done {
             self.journal.clear(&id)?;
         }
         Ok(())
@@ -280,9 +267,10 @@ impl Inner {
     }
 }
 
-/// Whether the flat form of a record is of this very volume.
-fn is_of(pairs: &BTreeMap<String, String>, record: &Record) -> bool {
-    Record::from_pairs(pairs).is_ok_and(|noted| noted.created == record.created)
+/// What is noted of this very volume.
+fn noted_of<'a>(entry: &Entry, intents: &'a BTreeMap<Id, Intent>) -> Option<&'a Intent> {
+    let noted = intents.get(&entry.record.id);
+    noted.filter(|intent| intent.is_of(&entry.record))
 }
 
 /// The lock that commands which work on this volume hold.

@@ -13,7 +13,7 @@ use stowage_model::request::{Access, AccessMode, Provisioning, StageRequest};
 use stowage_model::{Bytes, Error, FsType, Id, PoolKind, Result};
 use stowage_pool::{Attach, Device, Written};
 
-use crate::attachments::Staging;
+use crate::attachments::{Attachment, Of, Staging};
 use crate::index::Entry;
 use crate::journal::Intent;
 use crate::local::Inner;
@@ -47,10 +47,12 @@ impl Inner {
         }
         let plan = plan?;
         if before.as_ref() != Some(&plan.staging) {
-            let staging = plan.staging.clone();
-            self.attachments
-                .update(&want.id, |a| a.staging = Some(staging))
-                .await?;
+            let (staging, of) = (plan.staging.clone(), Of::new(&entry));
+            let note = |a: &mut Attachment| {
+                a.staging = Some(staging);
+                a.of = Some(of);
+            };
+            self.attachments.update(&want.id, note).await?;
         }
         failpoint::hit("node.stage.noted");
         let path = &plan.staging.path;
@@ -255,7 +257,8 @@ impl Inner {
                     device.path.display(),
                 )));
             }
-            self.note(&entry.record.id, Intent::Format).await?;
+            let intent = Intent::mkfs(entry.pool.name(), &entry.record);
+            self.note(&entry.record.id, intent).await?;
             entry.half_formatted = true;
             self.index.put(entry.clone());
         }

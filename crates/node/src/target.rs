@@ -9,7 +9,7 @@ use stowage_model::error::Context;
 use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
 use stowage_model::{Error, Id, Result};
 
-use crate::attachments::{Attachment, Publication};
+use crate::attachments::{Attachment, Of, Publication};
 use crate::index::Entry;
 use crate::local::Inner;
 use crate::stage::{Plan, bad_path};
@@ -37,8 +37,10 @@ impl Inner {
             ..publication
         };
         let noted = (want.target.clone(), publication.clone());
+        let of = Of::new(&entry);
         self.attachments
             .update(&want.id, |a| {
+                a.of = Some(of);
                 a.left.remove(&noted.0);
                 a.unmounted.remove(&noted.0);
                 a.targets.insert(noted.0, noted.1);

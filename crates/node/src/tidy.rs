@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::stream::{self, StreamExt};
-use stowage_model::{Id, Result};
+use stowage_host::blocking;
+use stowage_model::{Id, PoolName, Result};
 
 use crate::attachments::Attachment;
 use crate::journal::Intent;
 use crate::local::Inner;
+use crate::pools;
 
 impl Inner {
     /// Tidy up, once, when every pool and every record in it could be read. Each thing is
@@ -55,7 +57,10 @@ impl Inner {
     }
 
     async fn clear_if_stale(self: &Arc<Self>, id: &Id, before: &Intent) -> Result<()> {
-        let stale = self.index.get(id).is_none() || matches!(before, Intent::Create { .. });
+        let stale = match self.index.get(id) {
+            Some(entry) if before.is_of(&entry.record) => matches!(before, Intent::Create { .. }),
+            _ => self.known_to_lack(before.pool()).await?,
+        };
         if stale && self.noted(id).await?.as_ref() == Some(before) {
             self.unnote(id).await?;
         }
@@ -67,20 +72,44 @@ impl Inner {
     async fn clear_stale_attachments(self: &Arc<Self>) {
         let all = stream::iter(self.attachments.all().into_keys());
         all.for_each_concurrent(None, async |id| {
-            if self.index.get(&id).is_some() {
-                return;
-            }
             let _held = self.ops.begin_reading(&id).await;
-            if self.index.get(&id).is_some() {
-                return;
-            }
-            let forget = |a: &mut Attachment| *a = Attachment::default();
-            if let Err(e) = self.attachments.update(&id, forget).await {
+            if let Err(e) = self.forget_if_stale(&id).await {
                 tracing::warn!(volume.id = %id, error = %e.chain(),
                     "a stale note of a use stays until the next start");
             }
         })
         .await;
+    }
+
+    async fn forget_if_stale(self: &Arc<Self>, id: &Id) -> Result<()> {
+        let of = self.attachments.get(id).of;
+        let stale = match (self.index.get(id), of) {
+            (Some(entry), Some(of)) if !of.is(&entry) => self.known_to_lack(Some(&of.pool)).await?,
+            (Some(_), _) => false,
+            (None, of) => self.known_to_lack(of.as_ref().map(|of| &of.pool)).await?,
+        };
+        match stale {
+            true => {
+                let forget = |a: &mut Attachment| *a = Attachment::default();
+                self.attachments.update(id, forget).await
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Whether what is noted of a volume in this pool, and not in the index, is about nothing: now that
+    /// all pools were read, what is in one of them is known. One that was taken out of the
+    /// configuration may come back, and its notes are the only word about what it holds. What does not
+    /// name its pool is of any that was ever open here.
+    async fn known_to_lack(self: &Arc<Self>, pool: Option<&PoolName>) -> Result<bool> {
+        let open = self.pools();
+        let is_open = |name: &PoolName| open.iter().any(|pool| pool.name() == name);
+        if let Some(pool) = pool {
+            return Ok(is_open(pool));
+        }
+        let dir = self.pools_dir();
+        let seen = blocking(move || pools::all_seen(&dir)).await?;
+        Ok(seen.iter().all(is_open))
     }
 
     /// A group is cut whole or not at all.

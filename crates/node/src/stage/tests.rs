@@ -71,7 +71,7 @@ async fn whatever_is_handed_out_raw_is_its_consumers_from_then_on() {
         assert_eq!(now.record.fs_bytes == Bytes(0), after == Content::Raw);
         // Also after a restart, and for whoever makes something of it.
         let noted = bench.local.inner.noted(&id).await.unwrap();
-        let raw = (after == Content::Raw).then(|| Intent::record(&now.record));
+        let raw = (after == Content::Raw).then(|| Intent::record(now.pool.name(), &now.record));
         assert_eq!(noted, raw);
         let cut = bench.snapshot(&id, &format!("s{n}")).await;
         assert_eq!(bench.entry(&cut).unwrap().record.content, after);
