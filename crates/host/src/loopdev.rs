@@ -19,6 +19,7 @@ pub use discard::{keep_blocks, renew};
 use abi::{AUTOCLEAR, DIRECT_IO, READ_ONLY};
 
 const CONTROL: &str = "/dev/loop-control";
+const SYSFS: &str = "/sys/block";
 
 /// Another process may take the free device between asking for it and using it.
 const TRIES: usize = 64;
@@ -161,29 +162,52 @@ fn attach_to(
 /// # Errors
 /// If sysfs or `file` cannot be read; devices that go meanwhile are left out.
 pub fn find(file: &Path) -> Result<Vec<PathBuf>, FsError> {
-    let there = fs::canonicalize(file).and_then(|real| Ok((fs::metadata(&real)?, real)));
-    let there = match there {
-        Ok((metadata, real)) => Some(((Devno::from_stat(metadata.dev()), metadata.ino()), real)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(FsError::new("look at", file, error)),
-    };
-    let mut found = Vec::new();
-    for (device, backing) in all()? {
-        let matches = match &there {
-            Some(((dev, ino), real)) => {
-                named_alike(&backing, real)
-                    && File::open(&device)
-                        .ok()
-                        .and_then(|fd| abi::status(&fd).ok())
-                        .is_some_and(|status| status.inode == *ino && status.devno() == *dev)
-            }
-            None => backing == file,
-        };
-        if matches {
-            found.push(device);
-        }
+    let wanted = Wanted::of(file)?;
+    let mut found = all()?;
+    found.retain(|(device, backing)| wanted.is(device, backing));
+    Ok(found.into_iter().map(|(device, _)| device).collect())
+}
+
+/// Whether `file` is attached to `device`, compared as [`find`] does. No other device is looked at,
+/// however many there are.
+///
+/// # Errors
+/// If `file` cannot be looked at.
+pub fn is_on(device: &Path, file: &Path) -> Result<bool, FsError> {
+    let name = device.file_name().unwrap_or_default();
+    match backing_path(&Path::new(SYSFS).join(name)) {
+        Some(backing) => Ok(Wanted::of(file)?.is(device, &backing)),
+        None => Ok(false),
     }
-    Ok(found)
+}
+
+/// A file whose devices are looked for.
+struct Wanted<'a> {
+    file: &'a Path,
+    /// Device and inode number, and the path without symlinks, while it is there.
+    there: Option<(Devno, u64, PathBuf)>,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(file: &'a Path) -> Result<Self, FsError> {
+        let there = fs::canonicalize(file).and_then(|real| Ok((fs::metadata(&real)?, real)));
+        let there = match there {
+            Ok((meta, real)) => Some((Devno::from_stat(meta.dev()), meta.ino(), real)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(FsError::new("look at", file, error)),
+        };
+        Ok(Self { file, there })
+    }
+
+    /// Whether it is attached to this device, for which sysfs shows this path.
+    fn is(&self, device: &Path, backing: &Path) -> bool {
+        let Some((dev, ino, real)) = &self.there else {
+            return backing == self.file;
+        };
+        let status = || File::open(device).ok().and_then(|fd| abi::status(&fd).ok());
+        named_alike(backing, real)
+            && status().is_some_and(|status| status.inode == *ino && status.devno() == *dev)
+    }
 }
 
 /// All loop devices with something attached, sorted, and the path that sysfs shows for it.
@@ -191,20 +215,25 @@ pub fn find(file: &Path) -> Result<Vec<PathBuf>, FsError> {
 /// # Errors
 /// If sysfs cannot be read; devices that go meanwhile are left out.
 pub fn all() -> Result<Vec<(PathBuf, PathBuf)>, FsError> {
-    let root = Path::new("/sys/block");
+    let root = Path::new(SYSFS);
     let mut all = Vec::new();
     for entry in fs::read_dir(root).context("list", root)? {
         let name = entry.context("list", root)?.file_name();
-        // The file exists only while something is attached.
-        let Ok(backing) = fs::read_to_string(root.join(&name).join("loop/backing_file")) else {
-            continue;
-        };
-        let backing = backing.trim_end_matches('\n');
-        let backing = backing.strip_suffix(" (deleted)").unwrap_or(backing);
-        all.push((Path::new("/dev").join(&name), PathBuf::from(backing)));
+        if let Some(backing) = backing_path(&root.join(&name)) {
+            all.push((Path::new("/dev").join(&name), backing));
+        }
     }
     all.sort();
     Ok(all)
+}
+
+/// The path that sysfs shows for what is attached to the device of this directory there, if anything
+/// is: the file exists only then.
+fn backing_path(dir: &Path) -> Option<PathBuf> {
+    let backing = fs::read_to_string(dir.join("loop/backing_file")).ok()?;
+    let backing = backing.trim_end_matches('\n');
+    let backing = backing.strip_suffix(" (deleted)").unwrap_or(backing);
+    Some(PathBuf::from(backing))
 }
 
 /// Whether two paths may name one file: the kernel shows the name a file has at the moment, below

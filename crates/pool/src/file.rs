@@ -15,12 +15,13 @@
 //! read as zeros.
 
 mod blocks;
+mod devices;
 mod ledger;
 mod scan;
 pub(crate) mod setup;
 mod volume;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -69,6 +70,8 @@ struct Shared {
     /// What tells its directory from all others. Known when it was taken: whoever asks does not wait.
     at: Mutex<Option<String>>,
     ledger: Ledger,
+    /// The loop device on which a volume was last seen. Where it is not any more, all are looked at.
+    devices: Mutex<BTreeMap<Id, PathBuf>>,
     /// Loop devices whose discards we turned off.
     kept: Mutex<BTreeSet<PathBuf>>,
     /// Thick volumes whose rewriting needs new blocks, see [`stowage_host::reflink::is_in_place`].

@@ -34,6 +34,8 @@ fn attach_find_and_detach() {
     assert_eq!(device::size(&device.path).unwrap(), 4 << 20);
     assert_eq!(device::devno(&device.path).unwrap(), device.devno);
     assert_eq!(find(&path).unwrap(), std::slice::from_ref(&device.path));
+    assert!(is_on(&device.path, &path).unwrap());
+    assert!(!is_on(Path::new("/dev/null"), &path).unwrap());
     assert!(!is_read_only(&device.path).unwrap());
     let loop_path = device.path.clone();
     drop(device);
@@ -42,6 +44,7 @@ fn attach_find_and_detach() {
     assert!(soon(|| !attached(&loop_path)));
     detach(&loop_path).unwrap();
     assert!(find(&path).unwrap().is_empty());
+    assert!(!is_on(&loop_path, &path).unwrap());
     detach(Path::new("/dev/loop98765")).unwrap();
     assert!(detach(Path::new("/dev/null")).is_err());
 }
@@ -92,7 +95,9 @@ fn find_goes_by_identity_not_by_name() {
         find(&path).unwrap().is_empty(),
         "another file under the old name"
     );
+    assert!(!is_on(&device.path, &path).unwrap());
     assert_eq!(find(&moved).unwrap(), std::slice::from_ref(&device.path));
+    assert!(is_on(&device.path, &moved).unwrap());
     std::fs::remove_file(&moved).unwrap();
     assert_eq!(
         find(&moved).unwrap(),
@@ -116,6 +121,25 @@ fn only_devices_of_a_file_so_named_are_opened() {
     }
     // A file system that is mounted nowhere any more has this as its root.
     assert!(named_alike(Path::new("/data"), Path::new("/data")));
+}
+
+#[test]
+fn a_file_of_the_same_name_elsewhere_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, other] = ["a", "b"].map(|pool| {
+        let volume = dir.path().join(pool).join("v-1");
+        std::fs::create_dir_all(&volume).unwrap();
+        std::fs::rename(file(&dir, 1 << 20), volume.join("data")).unwrap();
+        volume.join("data")
+    });
+    let options = Options {
+        autoclear: true,
+        ..Options::default()
+    };
+    let device = attach(&one, options).unwrap();
+    assert!(is_on(&device.path, &one).unwrap());
+    assert!(!is_on(&device.path, &other).unwrap());
+    assert!(find(&other).unwrap().is_empty());
 }
 
 #[test]

@@ -29,7 +29,7 @@ struct Stretch {
 }
 
 impl Shared {
-    fn data_of(&self, id: &Id) -> PathBuf {
+    pub(super) fn data_of(&self, id: &Id) -> PathBuf {
         self.place(id).join("data")
     }
 
@@ -95,28 +95,6 @@ impl Shared {
         }
     }
 
-    /// At the start: volumes in use that were attached by a daemon that did not keep discards off.
-    pub(super) fn keep_attached_whole(&self) {
-        let Ok(all) = loopdev::all() else { return };
-        let thick: BTreeMap<Id, Bytes> = self.ledger.thick().into_iter().collect();
-        for (device, backing) in all {
-            let mut parts = backing.iter().rev();
-            let (file, name) = (parts.next(), parts.next());
-            let id = name.and_then(|n| n.to_str()?.parse::<Id>().ok());
-            let Some(id) = id.filter(|id| thick.contains_key(id)) else {
-                continue;
-            };
-            if file.is_none_or(|f| f != "data")
-                || !loopdev::find(&self.data_of(&id)).is_ok_and(|on| on.contains(&device))
-            {
-                continue;
-            }
-            if let Err(error) = self.keep_blocks(&device) {
-                tracing::warn!(volume.id = %id, %error, "discards reach its file");
-            }
-        }
-    }
-
     /// At the start: thick volumes that an earlier version made on btrfs.
     pub(super) fn note_copied_on_write(&self, found: &[Found]) {
         let thick = found.iter().filter(|f| keeps_blocks(&f.record));
@@ -170,8 +148,9 @@ impl Shared {
                 .map(|l| self.lacking(&l.0, l.1)),
         );
         findings.extend(self.owed_finding());
+        let there: BTreeSet<&Id> = thick.iter().map(|(id, _)| id).collect();
         let mut copied = self.copied.lock().unwrap_or_else(PoisonError::into_inner);
-        copied.retain(|id| thick.iter().any(|(there, _)| there == id));
+        copied.retain(|id| there.contains(id));
         findings.extend(copied.iter().map(copied_on_write));
         findings
     }

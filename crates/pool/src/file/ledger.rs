@@ -7,7 +7,7 @@
 //! two surveys the book may say that more is owed than is, and never less: what thick volumes
 //! share grows by our own doing only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use stowage_model::request::Provisioning;
@@ -134,6 +134,11 @@ impl Ledger {
     /// Something that shared blocks is gone: the next survey may find less owed.
     pub(super) fn parted(&self) {
         self.lock().stale = true;
+    }
+
+    /// Everything entered.
+    pub(super) fn ids(&self) -> BTreeSet<Id> {
+        self.lock().lines.keys().cloned().collect()
     }
 
     /// The thick volumes and their sizes.

@@ -61,7 +61,7 @@ impl Shared {
         }
         self.survey();
         self.note_copied_on_write(&scan.found);
-        self.keep_attached_whole();
+        self.see_attached();
         // From now on the pool is used; only here is it known what it holds.
         self.read.store(true, Ordering::Release);
         Ok(scan)

@@ -71,6 +71,7 @@ impl FilePool {
                 claim: Mutex::default(),
                 at: Mutex::default(),
                 ledger,
+                devices: Mutex::default(),
                 kept: Mutex::default(),
                 copied: Mutex::default(),
                 rounds: AtomicU64::default(),

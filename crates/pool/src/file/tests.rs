@@ -112,6 +112,7 @@ fn read(path: &Path, at: u64, length: usize) -> Vec<u8> {
     found
 }
 
+mod devices;
 mod space;
 
 #[tokio::test]

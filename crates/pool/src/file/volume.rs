@@ -227,6 +227,7 @@ impl Shared {
         let size = Bytes(reflink::allocated_bytes(&self.data(record)).unwrap_or(0));
         let handle = self.throw_away(&place, record.id.as_str())?;
         self.ledger.strike(&record.id);
+        self.forget_device(&record.id);
         Ok(Removed::ToPurge(Leftover { handle, size }))
     }
 
@@ -334,7 +335,8 @@ impl Shared {
                 tracing::warn!(volume.id = %record.id, %error, "discards reach its file");
             }
             // A device that went away between the look and the open has no file behind it.
-            if self.loops(record)?.contains(&present) {
+            if self.is_on(&present, record)? {
+                self.note_device(&record.id, &present);
                 return Ok(Device {
                     path: present,
                     size,
@@ -349,6 +351,7 @@ impl Shared {
             keep_blocks: keeps,
         };
         let attached = loopdev::attach(&data, options).or_internal(failed)?;
+        self.note_device(&record.id, &attached.path);
         if keeps {
             self.remember_kept(&attached.path);
         }
@@ -371,17 +374,6 @@ impl Shared {
         if keeps_blocks(record) {
             self.fill(&record.id);
         }
-    }
-
-    pub(super) fn attached(&self, record: &Record) -> Result<Option<Device>> {
-        let Some(size) = self.length(record)? else {
-            return Ok(None);
-        };
-        Ok(self
-            .loops(record)?
-            .into_iter()
-            .next()
-            .map(|path| Device::new(path, size)))
     }
 
     /// The kernel lets a device go with its last opener, and anybody who looks through the loop
@@ -441,18 +433,12 @@ impl Shared {
     }
 
     /// Length of the data file; `None` when the volume is not there.
-    fn length(&self, record: &Record) -> Result<Option<Bytes>> {
+    pub(super) fn length(&self, record: &Record) -> Result<Option<Bytes>> {
         match fs::metadata(self.data(record)) {
             Ok(meta) => Ok(Some(Bytes(meta.len()))),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::internal(format!("failed to look at {}", record.id)).caused_by(e)),
         }
-    }
-
-    /// The writable loop devices on the data file.
-    fn loops(&self, record: &Record) -> Result<Vec<std::path::PathBuf>> {
-        loopdev::find(&self.data(record))
-            .or_internal(|| format!("failed to look for the devices of {}", record.id))
     }
 
     fn name(&self) -> &str {
