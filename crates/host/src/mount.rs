@@ -16,7 +16,7 @@ mod root;
 mod setattr;
 
 pub use crate::holders::Holder;
-pub use crate::mountinfo::{Mount, at, of_device, table};
+pub use crate::mountinfo::{Mount, Table, at, of_device, table};
 pub use crate::options::{BadOption, Split, split};
 pub use root::{Root, root_of};
 pub(crate) use setattr::is_there as has_setattr;

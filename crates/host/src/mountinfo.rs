@@ -1,5 +1,6 @@
 //! The mount table of this process: /proc/self/mountinfo, proc_pid_mountinfo(5).
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -48,6 +49,32 @@ impl Mount {
 /// If /proc is not there or holds a line that is no mount (`InvalidData`).
 pub fn table() -> io::Result<Vec<Mount>> {
     parse(&fs::read("/proc/self/mountinfo")?)
+}
+
+/// The table as it was at one moment, for who asks about many mount points: the kernel writes all of
+/// it for whoever asks about one.
+#[derive(Debug, Default)]
+pub struct Table(HashMap<PathBuf, Vec<Mount>>);
+
+impl Table {
+    /// # Errors
+    /// As [`table`].
+    pub fn read() -> io::Result<Self> {
+        Ok(Self::of(table()?))
+    }
+
+    fn of(all: Vec<Mount>) -> Self {
+        let mut points: HashMap<PathBuf, Vec<Mount>> = HashMap::new();
+        for mount in all {
+            points.entry(mount.point.clone()).or_default().push(mount);
+        }
+        Self(points)
+    }
+
+    /// As [`at`].
+    pub fn at(&self, point: &Path) -> Option<&Mount> {
+        topmost(self.0.get(point)?, point)
+    }
 }
 
 /// The mount whose root one sees at `point`: the topmost, if several are stacked. `None` if
@@ -195,6 +222,19 @@ mod tests {
         table.swap(2, 3);
         assert_eq!(topmost(&table, Path::new("/mnt/s")).unwrap().id, 32);
         assert!(topmost(&table, Path::new("/mnt")).is_none());
+    }
+
+    #[test]
+    fn a_table_shows_at_each_point_what_one_sees_there() {
+        let mut lines = LINES.to_vec();
+        lines.extend(b"33 23 7:1 / /mnt/x\\134\\011y/below rw - xfs /dev/loop1 rw\n");
+        let all = parse(&lines).unwrap();
+        let table = Table::of(all.clone());
+        for mount in &all {
+            assert_eq!(table.at(&mount.point), topmost(&all, &mount.point));
+        }
+        assert_eq!(table.at(Path::new("/mnt/s")).unwrap().id, 32);
+        assert_eq!(table.at(Path::new("/mnt")), None);
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! What is wrong, and how to mend it: for health calls and for `doctor`.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
 use futures::future::join_all;
-use stowage_host::{Holder, blocking, filesystem, kernel, mount};
+use stowage_host::{Devno, Holder, blocking, filesystem, kernel, mount};
 use stowage_model::record::Content;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Id, PoolName};
 
+use crate::attachments::Attachment;
 use crate::index::Entry;
 use crate::local::Inner;
 use crate::ops::named;
+use crate::target::mounts;
 
 impl Inner {
     pub(crate) async fn all_findings(self: &Arc<Self>) -> Vec<Finding> {
@@ -50,15 +54,27 @@ impl Inner {
         for (id, by) in self.ops.left_behind().await {
             all.push(left_behind(&id, &by));
         }
-        for entry in self.index.list(|e| !e.record.is_snapshot()) {
-            all.extend(self.own_findings(&entry).await);
+        // Notes before mounts: what was mounted only afterwards is not missed.
+        let noted = self.attachments.all();
+        let seen = Seen::of(noted.values()).await;
+        // Of one that is whole, and in use nowhere, there is nothing to tell; the note of an inline
+        // one may be missing.
+        let of_interest = |e: &Entry| {
+            let inline_or_not_whole = e.record.ephemeral || e.record.content == Content::Filling;
+            !e.record.is_snapshot() && (inline_or_not_whole || noted.contains_key(&e.record.id))
+        };
+        for entry in self.index.list(of_interest) {
+            let noted = noted.get(&entry.record.id).cloned().unwrap_or_default();
+            all.extend(self.own_findings(&entry, noted, &seen));
         }
         all
     }
 
     /// What is wrong with one volume, its pool included.
     pub(crate) async fn volume_findings(&self, entry: &Entry) -> Vec<Finding> {
-        let mut findings = self.own_findings(entry).await;
+        let noted = self.attachments.get(&entry.record.id);
+        let seen = Seen::of(std::iter::once(&noted)).await;
+        let mut findings = self.own_findings(entry, noted, &seen);
         if let Some(problem) = self.status_of(&entry.pool).await.problem {
             findings.push(pool_missing(entry.pool.name().as_str(), &problem));
         }
@@ -117,7 +133,8 @@ impl Inner {
         missing
     }
 
-    async fn own_findings(&self, entry: &Entry) -> Vec<Finding> {
+    /// What is wrong with a volume of which this was noted and seen.
+    fn own_findings(&self, entry: &Entry, noted: Attachment, seen: &Seen) -> Vec<Finding> {
         let id = &entry.record.id;
         let mut findings = Vec::new();
         if entry.record.content == Content::Filling && !self.filling(entry) {
@@ -134,8 +151,7 @@ impl Inner {
         }
         findings.extend(self.without_limits(entry));
         findings.extend(self.kept_for_its_consumer(entry));
-        let attachment = self.attachments.get(id);
-        for (target, unmounted) in &attachment.unmounted {
+        for (target, unmounted) in &noted.unmounted {
             findings.push(Finding {
                 severity: Severity::Warning,
                 trouble: Trouble::Leftover,
@@ -153,18 +169,15 @@ impl Inner {
                 ),
             });
         }
-        let Some(staging) = attachment.staging.filter(|s| !s.block) else {
+        let Some(staging) = noted.staging.filter(|s| !s.block) else {
             return findings;
         };
-        let path = staging.path.clone();
-        let (found, errors) = blocking(move || {
-            let found = mount::at(&path).ok().flatten();
-            let errors = found
-                .as_ref()
-                .and_then(|m| filesystem::recorded_errors(m.dev));
-            (found, errors.unwrap_or_default())
-        })
-        .await;
+        let Some(mounts) = &seen.mounts else {
+            return findings;
+        };
+        let found = mounts.at(&staging.path);
+        let errors = found.and_then(|m| seen.errors.get(&m.dev));
+        let errors = errors.copied().unwrap_or_default();
         if errors > 0 {
             findings.push(Finding {
                 severity: Severity::Warning,
@@ -183,6 +196,8 @@ impl Inner {
             findings.extend(self.smaller(entry, &staging));
         }
         match found {
+            // Unless it was unstaged meanwhile.
+            None if self.attachments.get(id).staging.as_ref() != Some(&staging) => {}
             None => findings.push(Finding {
                 severity: Severity::Warning,
                 trouble: Trouble::Leftover,
@@ -215,6 +230,39 @@ impl Inner {
     /// Whether a volume is being filled right now.
     pub(crate) fn filling(&self, entry: &Entry) -> bool {
         self.jobs.fills(&entry.record.id)
+    }
+}
+
+/// What the kernel shows of volumes, looked at once for all of them.
+#[derive(Default)]
+struct Seen {
+    /// None where the table cannot be read.
+    mounts: Option<mount::Table>,
+    /// Errors that the file systems staged have recorded.
+    errors: HashMap<Devno, u64>,
+}
+
+impl Seen {
+    async fn of(noted: impl Iterator<Item = &Attachment>) -> Self {
+        let staged = noted
+            .filter_map(|a| a.staging.as_ref())
+            .filter(|s| !s.block);
+        let staged: Vec<PathBuf> = staged.map(|s| s.path.clone()).collect();
+        let mounts = match mounts().await {
+            Ok(mounts) => mounts,
+            Err(e) => {
+                tracing::error!(error = %e.chain(), "what is mounted is not known");
+                return Self::default();
+            }
+        };
+        blocking(move || {
+            let devs = staged.iter().filter_map(|path| Some(mounts.at(path)?.dev));
+            let errors = devs.filter_map(|dev| Some((dev, filesystem::recorded_errors(dev)?)));
+            let errors = errors.collect();
+            let mounts = Some(mounts);
+            Self { mounts, errors }
+        })
+        .await
     }
 }
 

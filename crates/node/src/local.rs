@@ -164,13 +164,11 @@ impl Inner {
     pub(crate) fn used_at(&self, entry: &Entry) -> Result<Vec<PathBuf>> {
         let noted = self.attachments.get(&entry.record.id);
         let own = self.own_staging_path(&entry.record.id);
-        let mut paths = Vec::new();
-        for path in noted.paths() {
-            let mounted =
-                mount::at(path).or_internal(|| "failed to read the mount table".into())?;
-            if mounted.is_some() {
-                paths.push(path.to_owned());
-            }
+        let mut paths: Vec<PathBuf> = noted.paths().map(Path::to_owned).collect();
+        if !paths.is_empty() {
+            let mounts = mount::Table::read();
+            let mounts = mounts.or_internal(|| "failed to read the mount table".into())?;
+            paths.retain(|path| mounts.at(path).is_some());
         }
         // People know the targets they named, not the directory we stage at for them.
         if paths.len() > 1 {

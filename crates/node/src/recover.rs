@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use stowage_host::freeze;
+use stowage_host::{freeze, mount};
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Error, Id, Record, Result};
 use stowage_pool::{Defect, Pool, Removed, Scan};
@@ -17,6 +17,7 @@ use crate::journal::Intent;
 use crate::local::Inner;
 use crate::ops::Guard;
 use crate::stage::becomes_raw;
+use crate::target::mounts;
 
 /// How long a start waits for volumes in use to be let go: no disk that works needs as long.
 const RELEASE: Duration = Duration::from_secs(1);
@@ -86,12 +87,19 @@ impl Inner {
     async fn release_all(self: &Arc<Self>, in_use: Vec<(Entry, Guard)>) {
         let (me, (done, all_done)) = (Arc::clone(self), tokio::sync::oneshot::channel());
         self.ops.background(async move {
-            let me = &me;
+            // The same for all of them, and nobody mounts any while it is held.
+            let mounts = mounts().await;
+            let mounts = mounts.inspect_err(|e| tracing::error!(error = %e.chain(), "not thawed"));
+            let ids = in_use.iter().map(|(entry, _)| &entry.record.id);
+            let pods = me.pods_of(ids).await;
+            let (me, mounts, pods) = (&me, mounts.as_ref().ok(), &pods);
             let each = stream::iter(in_use);
             let each = each.for_each_concurrent(RELEASES, async |(entry, _held)| {
-                me.thaw(&entry).await;
+                if let Some(mounts) = mounts {
+                    me.thaw(&entry, mounts).await;
+                }
                 me.abandoned_staging(&entry.record.id).await;
-                me.limits_again(&entry.record.id).await;
+                me.limits_again_in(&entry.record.id, pods).await;
             });
             each.await;
             // Nobody listens once the patience is over.
@@ -243,9 +251,9 @@ impl Inner {
     }
 
     /// A kill during a snapshot may have left a file system frozen. The caller holds the volume.
-    async fn thaw(&self, entry: &Entry) {
+    async fn thaw(&self, entry: &Entry, mounts: &mount::Table) {
         // Where somebody unmounted it lies a file system that others may have frozen.
-        let path = match self.seen_mounted(entry).await {
+        let path = match self.seen_mounted_in(mounts, entry).await {
             Ok(Some(path)) => path,
             Ok(None) if self.staged_for_files(entry) => {
                 self.unwedge(entry).await;

@@ -178,14 +178,15 @@ impl Inner {
         let all = stream::iter(&self.stagings_before);
         all.for_each_concurrent(None, async |path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let _held = match name.parse::<Id>() {
-                Ok(id) => Some(self.ops.begin_reading(&id).await),
-                Err(_) => None,
+            // Made for the volume of this id alone; what is mounted there otherwise stays as well.
+            let (used, _held) = match name.parse::<Id>() {
+                Ok(id) => {
+                    let held = self.ops.begin_reading(&id).await;
+                    let staging = self.attachments.get(&id).staging;
+                    (staging.is_some_and(|s| s.path == *path), Some(held))
+                }
+                Err(_) => (false, None),
             };
-            let staged = self.attachments.all();
-            let used = staged
-                .values()
-                .any(|a| a.staging.as_ref().is_some_and(|s| s.path == *path));
             if !used && let Err(e) = self.remove_own_staging(path) {
                 tracing::warn!(volume.path = %path.display(), error = %e.chain(),
                     "unused staging directory not removed");

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use stowage_host::failpoint;
+use stowage_host::{failpoint, mount};
 use stowage_model::id::Role;
 use stowage_model::volumes::Snapshot;
 use stowage_model::{Error, Id, Record, Result, SnapshotRequest};
 
 use crate::index::Entry;
 use crate::local::Inner;
-use crate::target::mount_at;
+use crate::target::mounts;
 
 impl Inner {
     pub(crate) async fn cut_snapshot(self: &Arc<Self>, want: SnapshotRequest) -> Result<Snapshot> {
@@ -77,12 +77,21 @@ impl Inner {
     /// A path where the volume's own file system is mounted. What we noted does not tell: somebody
     /// may have unmounted it there, and to freeze what lies beneath would stop the whole machine.
     pub(crate) async fn seen_mounted(&self, volume: &Entry) -> Result<Option<PathBuf>> {
+        self.seen_mounted_in(&mounts().await?, volume).await
+    }
+
+    /// As [`Inner::seen_mounted`], for one of many volumes.
+    pub(crate) async fn seen_mounted_in(
+        &self,
+        mounts: &mount::Table,
+        volume: &Entry,
+    ) -> Result<Option<PathBuf>> {
         let noted = self.attachments.get(&volume.record.id);
         let staging = noted.staging.iter().filter(|s| !s.block).map(|s| &s.path);
         let targets = noted.targets.iter().filter(|(_, p)| !p.block);
         for path in staging.chain(targets.map(|(path, _)| path)) {
-            if let Some(found) = mount_at(path).await?
-                && self.is_ours(volume, &found).await?
+            if let Some(found) = mounts.at(path)
+                && self.is_ours(volume, found).await?
             {
                 return Ok(Some(path.clone()));
             }

@@ -342,6 +342,13 @@ impl Mounted {
     }
 }
 
+/// What is mounted anywhere, for who asks about many places.
+pub(crate) async fn mounts() -> Result<mount::Table> {
+    blocking(mount::Table::read)
+        .await
+        .or_internal(|| "failed to read the mount table".to_owned())
+}
+
 pub(crate) async fn mount_at(path: &Path) -> Result<Option<mount::Mount>> {
     let path = path.to_owned();
     blocking(move || mount::at(&path))

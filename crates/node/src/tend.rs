@@ -1,7 +1,7 @@
 //! Upkeep, every few seconds: pools look after themselves (snapshot stores, fill levels), consumers
 //! keep their limits, pools that were away are read. Starts no process while nothing happens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -113,11 +113,10 @@ impl Inner {
         let before = upkeep.insert(pool.name().clone(), findings.clone());
         drop(upkeep);
         let before = before.unwrap_or_default();
-        let told = |f: &&Finding| {
-            let same = |b: &Finding| b.subject == f.subject && b.what == f.what;
-            before.iter().any(same)
-        };
-        findings.iter().filter(|f| !told(f)).for_each(tell);
+        let said = |f: &Finding| (f.subject.clone(), f.what.clone());
+        let told: HashSet<_> = before.iter().map(said).collect();
+        let new = findings.iter().filter(|f| !told.contains(&said(f)));
+        new.for_each(tell);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A volume's I/O limits on the cgroups of its consumers. Each consumer gets the volume's limits
 //! for itself, since that is what the kernel can bound.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use stowage_host::Devno;
@@ -22,12 +22,31 @@ impl Inner {
     /// The cgroup of the pod a target path belongs to, if the path names one and the pod has its
     /// cgroup already.
     pub(crate) async fn consumer_of(&self, target: &Path) -> Option<PathBuf> {
-        let (hierarchy, uid) = (self.cgroups.clone()?, pod_uid(target)?.to_owned());
-        let found = blocking(move || {
-            let uids = BTreeSet::from([uid.as_str()]);
-            hierarchy.find_pods(&uids).ok()?.remove(&uid)
-        });
-        found.await
+        let uid = pod_uid(target)?;
+        self.pods([uid.to_owned()].into()).await.remove(uid)
+    }
+
+    /// The cgroups of the pods that have one of these volumes and had no cgroup when it was
+    /// published, in one walk over all there are.
+    pub(crate) async fn pods_of(
+        &self,
+        ids: impl Iterator<Item = &Id>,
+    ) -> BTreeMap<String, PathBuf> {
+        let targets = ids.flat_map(|id| self.attachments.get(id).targets);
+        let lost = targets.filter(|(_, publication)| publication.cgroup.is_none());
+        let uids = lost.filter_map(|(target, _)| pod_uid(&target).map(str::to_owned));
+        self.pods(uids.collect()).await
+    }
+
+    async fn pods(&self, uids: BTreeSet<String>) -> BTreeMap<String, PathBuf> {
+        let Some(hierarchy) = self.cgroups.clone().filter(|_| !uids.is_empty()) else {
+            return BTreeMap::new();
+        };
+        blocking(move || {
+            let uids = uids.iter().map(String::as_str).collect();
+            hierarchy.find_pods(&uids).unwrap_or_default()
+        })
+        .await
     }
 
     /// Put the volume's limits on one consumer, where there are both.
@@ -115,13 +134,19 @@ impl Inner {
     /// Set the limits of every consumer of a volume again after a restart, and find the cgroups of
     /// those that had none when they were published. The caller holds the volume.
     pub(crate) async fn limits_again(&self, id: &Id) {
+        let pods = self.pods_of(std::iter::once(id)).await;
+        self.limits_again_in(id, &pods).await;
+    }
+
+    /// As [`Inner::limits_again`], for one of many volumes of which [`Inner::pods_of`] was asked.
+    pub(crate) async fn limits_again_in(&self, id: &Id, pods: &BTreeMap<String, PathBuf>) {
         let Some(entry) = self.index.get(id) else {
             return;
         };
         for (target, publication) in self.attachments.get(id).targets {
             let cgroup = match publication.cgroup.clone() {
                 Some(known) => Some(known),
-                None => self.consumer_of(&target).await,
+                None => pod_uid(&target).and_then(|uid| pods.get(uid).cloned()),
             };
             let publication = Publication {
                 cgroup,

@@ -2,6 +2,7 @@
 //! nothing. It waits until all of them were read, and operations may be under way by then: each
 //! thing is looked at again while it is held.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -115,12 +116,12 @@ impl Inner {
     /// A group is cut whole or not at all.
     async fn undo_partial_groups(self: &Arc<Self>) {
         let members = self.index.list(|e| e.record.group.is_some());
-        let groups = members.iter().filter_map(|e| e.record.group.clone());
-        let mut groups: Vec<(Id, usize)> = groups.map(|m| (m.group, m.of)).collect();
-        groups.sort();
-        groups.dedup();
-        for (group, of) in groups {
-            if self.members(&group).len() >= of {
+        let mut groups: BTreeMap<(Id, usize), usize> = BTreeMap::new();
+        for member in members.into_iter().filter_map(|e| e.record.group) {
+            *groups.entry((member.group, member.of)).or_default() += 1;
+        }
+        for ((group, of), there) in groups {
+            if there >= of {
                 continue;
             }
             // Whoever cuts or removes a group holds it.

@@ -2,7 +2,7 @@
 //! restarts, has none; on version 2 all groups below one lose theirs while `io` is switched off there,
 //! which systemd does by itself. So they are read back every few seconds: files, no process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -121,14 +121,14 @@ impl Inner {
                 });
             }
         }
-        let is_one = |id: &Id, target: &Path| {
-            let mut all = consumers.iter();
-            all.any(|c| c.id == *id && c.target == target)
-        };
+        let all: HashSet<(&Id, &Path)> = consumers
+            .iter()
+            .map(|c| (&c.id, c.target.as_path()))
+            .collect();
         let of_another = |id: &Id| self.index.get(id).is_some_and(|e| e.pool.name() != pool);
         known
             .missing
-            .retain(|(id, target), _| is_one(id, target) || of_another(id));
+            .retain(|(id, target), _| all.contains(&(id, target.as_path())) || of_another(id));
         consumers
     }
 
@@ -201,11 +201,10 @@ impl Inner {
     pub(crate) fn without_limits(&self, volume: &Entry) -> Vec<Finding> {
         let id = &volume.record.id;
         let known = self.limits.lock();
-        let of_it = known
-            .missing
-            .iter()
-            .filter(|((of, _), missing)| of == id && missing.since.elapsed() >= PATIENCE);
+        let of_it = known.missing.range((id.clone(), PathBuf::new())..);
+        let of_it = of_it.take_while(|((of, _), _)| of == id);
         of_it
+            .filter(|(_, missing)| missing.since.elapsed() >= PATIENCE)
             .map(|(_, missing)| Finding {
                 severity: Severity::Warning,
                 trouble: Trouble::NotLimited,
