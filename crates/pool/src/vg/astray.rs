@@ -1,6 +1,8 @@
 //! Volumes and snapshots that are not where they are looked for: their LV was renamed, or LVM put it
 //! below another one (a cache, a thin pool, a merge). None of them is taken for gone.
 
+use std::collections::HashSet;
+
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Error, Id, Record, Result};
 
@@ -43,19 +45,14 @@ impl Astray<'_> {
 impl Vg {
     /// Of these LVs of the group, those that are not where they are looked for.
     fn astray<'a>(&self, report: &'a Report, own: impl Fn(&Lv) -> bool) -> Vec<Astray<'a>> {
-        let all = report.lvs.iter().chain(&report.hidden);
-        let is_hidden = |lv: &Lv| report.hidden.iter().any(|hidden| std::ptr::eq(hidden, lv));
-        // LVM gives the tags of a raid1 to the metadata of its legs, and hides those in it.
-        let is_leg = |lv: &Lv| {
-            report.lvs.iter().any(|whole| {
-                let rest = lv.name.strip_prefix(&whole.name);
-                rest.is_some_and(|rest| rest.starts_with("_rmeta_"))
-            })
-        };
-        all.filter(|lv| own(lv) && tags::any_record(&lv.tags) && !is_leg(lv))
-            .filter_map(|lv| {
-                let (why, mend) = match is_hidden(lv) {
-                    true if is_part_of_its_own(report, lv) => return None,
+        let wholes = Wholes::of(report);
+        let seen = report.lvs.iter().map(|lv| (lv, false));
+        let hidden = report.hidden.iter().map(|lv| (lv, true));
+        seen.chain(hidden)
+            .filter(|(lv, _)| own(lv) && tags::any_record(&lv.tags))
+            .filter_map(|(lv, is_hidden)| {
+                let (why, mend) = match is_hidden {
+                    true if wholes.have(lv) => return None,
                     true => self.below_another(lv),
                     false => self.elsewhere(report, lv)?,
                 };
@@ -192,18 +189,36 @@ impl Vg {
     }
 }
 
-/// Whether a hidden LV is a part of the visible one that holds the record: lvcreate gives the tags of
-/// a raid1 to the places where its state is kept as well.
-fn is_part_of_its_own(report: &Report, part: &Lv) -> bool {
-    let id = tags::id(&part.tags);
-    report.lvs.iter().any(|whole| {
-        let rest = part.name.strip_prefix(&whole.name);
-        let named_after = rest.is_some_and(|rest| rest.starts_with('_'));
-        match id {
-            Some(_) => tags::id(&whole.tags) == id,
-            None => named_after && tags::any_record(&whole.tags),
+/// The visible LVs that hold records.
+struct Wholes<'a> {
+    ids: HashSet<Id>,
+    names: HashSet<&'a str>,
+}
+
+impl<'a> Wholes<'a> {
+    fn of(report: &'a Report) -> Self {
+        let records = report.lvs.iter().filter(|lv| tags::any_record(&lv.tags));
+        Self {
+            ids: report
+                .lvs
+                .iter()
+                .filter_map(|lv| tags::id(&lv.tags))
+                .collect(),
+            names: records.map(|lv| lv.name.as_str()).collect(),
         }
-    })
+    }
+
+    /// Whether a hidden LV is a part of the visible one that holds the record: lvcreate gives the
+    /// tags of a raid1 to the places where its state is kept as well.
+    fn have(&self, part: &Lv) -> bool {
+        match tags::id(&part.tags) {
+            Some(id) => self.ids.contains(&id),
+            None => {
+                let mut marks = part.name.match_indices('_');
+                marks.any(|(at, _)| self.names.contains(&part.name[..at]))
+            }
+        }
+    }
 }
 
 /// Whether a thin pool was made of an LV of ours (lvconvert --type thin): LVM names it after that.

@@ -4,9 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use stowage_host::device::Devno;
+use stowage_host::device::{self, Devno};
 use stowage_model::error::Context as _;
 use stowage_model::{Bytes, Result};
+
+use super::names;
 
 /// The device-mapper devices of this machine.
 #[derive(Debug, Clone)]
@@ -42,21 +44,22 @@ impl Devices {
         let listing = || format!("failed to list {}", self.root.display());
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.root).or_internal(listing)? {
-            let dir = entry.or_internal(listing)?.path();
             // Other devices have no name here, and one may go between listing and reading.
-            let Ok(name) = fs::read_to_string(dir.join("dm/name")) else {
-                continue;
-            };
-            let name = name.trim_end().to_owned();
-            if name.starts_with(prefix) {
-                found.push(Node { name, dir });
-            }
+            let node = Node::of(entry.or_internal(listing)?.path());
+            found.extend(node.filter(|node| node.name.starts_with(prefix)));
         }
         Ok(found)
     }
 
-    /// The device of this name, if it is active.
+    /// The device of this name, if it is active. Where udev or LVM made its node, that leads to it,
+    /// and the others are not looked at: a machine may have thousands, and be asked about each.
     pub(crate) fn find(&self, name: &str) -> Result<Option<Node>> {
+        let led = device::devno(&names::node(name)).and_then(device::kernel_name);
+        if let Some(node) = led.ok().and_then(|dir| Node::of(self.root.join(dir)))
+            && node.name == name
+        {
+            return Ok(Some(node));
+        }
         Ok(self
             .beginning(name)?
             .into_iter()
@@ -65,6 +68,13 @@ impl Devices {
 }
 
 impl Node {
+    /// The device of this directory; none where it is of another kind, or gone.
+    fn of(dir: PathBuf) -> Option<Self> {
+        let name = fs::read_to_string(dir.join("dm/name")).ok()?;
+        let name = name.trim_end().to_owned();
+        Some(Self { name, dir })
+    }
+
     fn read(&self, file: &str) -> Option<String> {
         Some(
             fs::read_to_string(self.dir.join(file))

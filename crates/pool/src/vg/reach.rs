@@ -53,10 +53,13 @@ impl Vg {
     /// The active device of an LV of this group. Another group of this name may be active too,
     /// under the same names: a host may activate what a tenant made up in a raw volume.
     fn node(&self, lv: &str) -> Result<Option<Node>> {
-        Ok(self
-            .nodes(&self.dm(lv))?
-            .into_iter()
-            .find(|node| node.name == self.dm(lv)))
+        let node = self.devices().find(&self.dm(lv))?;
+        Ok(node.filter(|node| self.is_ours(node)))
+    }
+
+    fn is_ours(&self, node: &Node) -> bool {
+        let group = self.finder().uuid();
+        group.is_none_or(|group| node.is_of(&group))
     }
 
     /// The active devices of this group whose names begin so.
@@ -216,12 +219,13 @@ impl Vg {
     pub(crate) async fn resume(&self, lvs: &[String]) -> Result<()> {
         // Asked at every start for all volumes there are: one look at sysfs serves them all.
         let ours = self.nodes(&names::dm(self.name(), names::PREFIX))?;
-        let held: Vec<_> = ours.into_iter().filter(Node::is_suspended).collect();
+        let held = ours.into_iter().filter(Node::is_suspended);
+        let held: HashSet<String> = held.map(|node| node.name).collect();
         let mut first = Ok(());
         for lv in lvs {
             self.note_held(lv, false);
             let dm = self.dm(lv);
-            if !held.iter().any(|node| node.name == dm) {
+            if !held.contains(&dm) {
                 continue;
             }
             let resumed = self
@@ -254,7 +258,7 @@ impl Vg {
             );
             return;
         };
-        let stuck: Vec<String> = looks()
+        let stuck: HashSet<String> = looks()
             .into_iter()
             .flatten()
             .filter(Node::is_suspended)

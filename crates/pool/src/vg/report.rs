@@ -1,6 +1,8 @@
 //! What LVM says about a volume group, in one call: `lvm fullreport` gives the group, its disks
 //! and its volumes as one snapshot of the metadata, at the price of a single `lvs`.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use stowage_host::Cmd;
 use stowage_model::error::Context as _;
@@ -17,6 +19,8 @@ pub(crate) struct Report {
     pub(crate) lvs: Vec<Lv>,
     /// The LVs that are parts of others, which LVM shows in brackets; here without them.
     pub(crate) hidden: Vec<Lv>,
+    /// Where each of `lvs` is.
+    by_name: HashMap<String, usize>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -201,7 +205,7 @@ pub(crate) enum State {
 
 impl Report {
     pub(crate) fn lv(&self, name: &str) -> Option<&Lv> {
-        self.lvs.iter().find(|lv| lv.name == name)
+        self.lvs.get(*self.by_name.get(name)?)
     }
 
     /// What LVM would allocate from.
@@ -332,9 +336,18 @@ pub(super) fn parse(json: &str) -> Result<Report> {
     };
     let (hidden, lvs): (Vec<_>, Vec<_>) =
         lv.into_iter().partition(|lv| lv.lv_name.starts_with('['));
+    let segments = by_lv(&seg);
     let read = |lvs: Vec<LvRow>| -> Result<Vec<Lv>> {
-        lvs.into_iter().map(|lv| read_lv(lv, &seg)).collect()
+        let own = |lv: &LvRow| segments.get(lv.lv_name.as_str()).copied();
+        lvs.into_iter()
+            .map(|lv| {
+                let own = own(&lv);
+                read_lv(lv, own)
+            })
+            .collect()
     };
+    let lvs = read(lvs)?;
+    let names = lvs.iter().zip(0..);
     Ok(Report {
         vg: Group {
             extent: bytes("vg_extent_size", &vg.vg_extent_size)?,
@@ -357,17 +370,27 @@ pub(super) fn parse(json: &str) -> Result<Report> {
                 })
             })
             .collect::<Result<_>>()?,
-        lvs: read(lvs)?,
+        by_name: names.map(|(lv, at)| (lv.name.clone(), at)).collect(),
+        lvs,
         hidden: read(hidden)?,
     })
 }
 
-fn read_lv(row: LvRow, segments: &[SegRow]) -> Result<Lv> {
-    let mut own = segments
-        .iter()
-        .filter(|segment| segment.lv_name == row.lv_name);
-    let segment = own.next();
-    let last = own.next_back().or(segment);
+/// The first and the last segment of each LV.
+fn by_lv(segments: &[SegRow]) -> HashMap<&str, (&SegRow, &SegRow)> {
+    let mut found = HashMap::new();
+    for segment in segments {
+        found
+            .entry(segment.lv_name.as_str())
+            .and_modify(|(_, last)| *last = segment)
+            .or_insert((segment, segment));
+    }
+    found
+}
+
+fn read_lv(row: LvRow, segments: Option<(&SegRow, &SegRow)>) -> Result<Lv> {
+    let segment = segments.map(|(first, _)| first);
+    let last = segments.map(|(_, last)| last);
     // A cache, and what is cached, are parts of the LV and therefore in brackets.
     let (cache, pool) = match bare(&row.pool_lv) {
         Some(cache) => (Some(cache.to_owned()), None),

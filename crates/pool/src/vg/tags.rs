@@ -99,23 +99,24 @@ pub(crate) fn record(tags: &[String]) -> Result<Record> {
 
 /// The readers whose tags are among `tags`, each with its record or why it cannot be read.
 pub(crate) fn readers(tags: &[String]) -> Vec<(String, Result<Record>)> {
-    let mut ids: Vec<&str> = tags
-        .iter()
-        .filter_map(|tag| Some(tag.strip_prefix(READER)?.split_once('.')?.0))
-        .collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids.into_iter()
-        .map(|id| {
-            let prefix = format!("{READER}{id}.");
-            let own = tags.iter().filter(|tag| tag.starts_with(&prefix));
-            let record = decode(&prefix, own).and_then(|record| match record.id.as_str() == id {
-                true => Ok(record),
-                false => Err(Error::internal(format!("its record is of {}", record.id))),
-            });
-            (id.to_owned(), record)
-        })
-        .collect()
+    let mut readers: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for tag in tags {
+        let id = tag
+            .strip_prefix(READER)
+            .and_then(|rest| rest.split_once('.'));
+        if let Some((id, _)) = id {
+            readers.entry(id).or_default().push(tag);
+        }
+    }
+    let read = |(id, own): (&str, Vec<&String>)| {
+        let record = decode(&format!("{READER}{id}."), own.into_iter());
+        let record = record.and_then(|record| match record.id.as_str() == id {
+            true => Ok(record),
+            false => Err(Error::internal(format!("its record is of {}", record.id))),
+        });
+        (id.to_owned(), record)
+    };
+    readers.into_iter().map(read).collect()
 }
 
 fn decode<'a>(prefix: &str, tags: impl Iterator<Item = &'a String>) -> Result<Record> {

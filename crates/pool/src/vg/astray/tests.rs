@@ -178,11 +178,12 @@ async fn a_leftover_that_is_a_part_of_another_lv_is_not_wiped() {
 async fn the_parts_of_a_raid1_bear_its_tags_and_are_no_volumes() {
     let (name, tags) = of(&volume("v"));
     let condemned = "stowage-x-00112233aabbccdd";
-    for whole in [&name[..], condemned] {
+    let half = vec![tags::HALF.to_owned()];
+    for (whole, tags) in [(&name[..], &tags), (&name[..], &half), (condemned, &tags)] {
         let part = format!("[{whole}_rmeta_0]");
         let json = group(&[
-            row(whole, "rwi-a-r---", "", "", &tags),
-            row(&part, "ewi-aor---", "", "", &tags),
+            row(whole, "rwi-a-r---", "", "", tags),
+            row(&part, "ewi-aor---", "", "", tags),
         ]);
         let script = Script::new().report(&json).report(&json);
         let script = match whole == condemned {
