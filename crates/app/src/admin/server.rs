@@ -89,28 +89,40 @@ async fn answer(stream: UnixStream, local: Local) -> anyhow::Result<()> {
             .caused_by(e)),
         }
     };
-    let last = match outcome {
-        Ok(value) => Answer::Done(value),
-        Err(e) => Answer::Failed {
-            kind: e.kind().as_str().to_owned(),
-            message: e.chain(),
-        },
-    };
-    send(&mut write, &last).await
+    match outcome {
+        Ok(json) => send_text(&mut write, done(&json)).await,
+        Err(e) => {
+            let (kind, message) = (e.kind().as_str().to_owned(), e.chain());
+            send(&mut write, &Answer::Failed { kind, message }).await
+        }
+    }
+}
+
+/// [`Answer::Done`] of what is JSON already: a tree of a long list takes several times its memory.
+fn done(json: &str) -> String {
+    format!("{{\"done\":{json}}}")
 }
 
 async fn send(write: &mut tokio::net::unix::OwnedWriteHalf, answer: &Answer) -> anyhow::Result<()> {
-    let mut text = serde_json::to_vec(answer)?;
-    text.push(b'\n');
-    write.write_all(&text).await?;
+    send_text(write, serde_json::to_string(answer)?).await
+}
+
+async fn send_text(
+    write: &mut tokio::net::unix::OwnedWriteHalf,
+    mut text: String,
+) -> anyhow::Result<()> {
+    text.push('\n');
+    write.write_all(text.as_bytes()).await?;
     Ok(())
 }
 
-fn value(of: impl Serialize) -> Result<serde_json::Value> {
-    serde_json::to_value(of).map_err(|e| Error::internal("failed to write the answer").caused_by(e))
+/// The result of a request, as JSON.
+fn value(of: impl Serialize) -> Result<String> {
+    serde_json::to_string(&of)
+        .map_err(|e| Error::internal("failed to write the answer").caused_by(e))
 }
 
-async fn carry_out(local: &Local, request: Request) -> Result<serde_json::Value> {
+async fn carry_out(local: &Local, request: Request) -> Result<String> {
     match request {
         Request::PoolList => value(local.pools().await?),
         Request::PoolCreate { pool, disks, force } => {
@@ -301,5 +313,20 @@ async fn source_usage(local: &Local, source: &Source) -> Result<Usage> {
                 .ok_or_else(missing)?;
             Ok(found.record.usage)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_told_as_the_client_reads_it() {
+        let text = done(&value(["a", "\"b\n"]).unwrap());
+        let read: Answer = serde_json::from_str(&text).unwrap();
+        let Answer::Done(told) = read else {
+            panic!("{text}");
+        };
+        assert_eq!(told, serde_json::json!(["a", "\"b\n"]));
     }
 }
