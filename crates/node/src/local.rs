@@ -143,6 +143,10 @@ impl Inner {
     }
 
     pub(crate) fn volume_of(&self, entry: &Entry) -> Result<Volume> {
+        Ok(self.shown(entry.clone()))
+    }
+
+    fn shown(&self, entry: Entry) -> Volume {
         let attachment = self.attachments.get(&entry.record.id);
         // The staging directory is of interest only while no consumer has the volume.
         let targets: Vec<PathBuf> = attachment.targets.keys().cloned().collect();
@@ -150,14 +154,14 @@ impl Inner {
             true => attachment.paths().map(Path::to_owned).collect(),
             false => targets,
         };
-        Ok(Volume {
-            record: entry.record.clone(),
+        Volume {
+            record: entry.record,
             pool: entry.pool.name().clone(),
             kind: entry.pool.kind(),
             vg: entry.pool.vg().map(str::to_owned),
             size: entry.size,
             used_at,
-        })
+        }
     }
 
     /// Where a volume is in use: what we noted and the mount table confirms.
@@ -289,7 +293,7 @@ impl Local {
     /// As [`Volumes::volumes`].
     pub fn volumes_known(&self) -> Result<Vec<Volume>> {
         let volumes = self.inner.index.list(|e| !e.record.is_snapshot());
-        volumes.iter().map(|e| self.inner.volume_of(e)).collect()
+        Ok(volumes.into_iter().map(|e| self.inner.shown(e)).collect())
     }
 
     /// Make a pool from a definition and remember it across restarts.
