@@ -1,12 +1,14 @@
 //! What volumes cost, as ratios against the bare commands in the same run.
 //!
-//! Run it by `make bench`: `file` on the machine itself, `lvm` and `thin` in a guest. Prints one
-//! Markdown table row a figure: what, ours, the bare commands' (or the goal), the ratio.
+//! Run it by `make bench`: `file` and `many` on the machine itself, `lvm` and `thin` in a guest. Prints
+//! one Markdown table row a figure: what, ours, the bare commands' (or the goal), the ratio.
 #![allow(
     clippy::disallowed_methods,
     reason = "the bare commands are what is compared with"
 )]
 
+mod growth;
+mod many;
 #[path = "../crates/app/tests/support/mod.rs"]
 mod support;
 
@@ -24,6 +26,7 @@ const SIZE: i64 = 256 << 20;
 type Controller = csi::controller_client::ControllerClient<Channel>;
 type Node = csi::node_client::NodeClient<Channel>;
 
+#[derive(Clone)]
 struct Door {
     controller: Controller,
     node: Node,
@@ -41,7 +44,10 @@ fn main() {
         .expect("a runtime");
     println!("| what | ours | against | ratio |\n|---|---|---|---|");
     for kind in kinds {
-        runtime.block_on(measure(&kind));
+        match kind.as_str() {
+            "many" => runtime.block_on(many::measure()),
+            kind => runtime.block_on(measure(kind)),
+        }
     }
 }
 
@@ -50,7 +56,7 @@ async fn measure(kind: &str) {
         "file" => Storage::file(FsKind::Xfs),
         "lvm" => Storage::lvm(false),
         "thin" => Storage::lvm(true),
-        other => panic!("{other:?} is no kind of pool: file, lvm, thin"),
+        other => panic!("{other:?} is none of: file, lvm, thin, many"),
     };
     let rounds = if kind == "file" { 15 } else { 7 };
     let rig = Rig::new(storage());
@@ -62,7 +68,7 @@ async fn measure(kind: &str) {
     drop(rig);
     if kind == "file" {
         burst(&Rig::new(storage())).await;
-        many(Rig::new(storage())).await;
+        idle(Rig::new(storage())).await;
     }
 }
 
@@ -384,7 +390,7 @@ async fn burst(rig: &Rig) {
 }
 
 /// Memory, idleness and restart with 250 volumes.
-async fn many(mut rig: Rig) {
+async fn idle(mut rig: Rig) {
     {
         let mut door = connect(&rig).await;
         for n in 0..250 {
