@@ -25,6 +25,14 @@ pub struct Limits {
 /// The parameter keys that set limits. `bps` and `iops` mean "reading and writing each".
 pub const KEYS: [&str; 6] = ["bps", "iops", "rbps", "wbps", "riops", "wiops"];
 
+/// The most operations per second that can be set. The kernel keeps 32 bits (block/blk-throttle.h,
+/// `iops`), whose largest value means no limit; version 1 cuts larger ones off, so that 4294967296
+/// would be 0.
+pub const MAX_IOPS: u64 = u32::MAX as u64 - 1;
+
+/// The most bytes per second that can be set: the largest size there is.
+pub const MAX_BPS: u64 = crate::bytes::MAX.0;
+
 impl Limits {
     /// Whether nothing is limited.
     pub fn is_unlimited(&self) -> bool {
@@ -63,7 +71,8 @@ impl Limits {
             .join(",")
     }
 
-    /// Read [`Limits::to_text`] back.
+    /// Read [`Limits::to_text`] back. What is above the most that can be set, as 0.1.0 took it, is no
+    /// limit.
     ///
     /// # Errors
     /// [`crate::Kind::Invalid`] on an unknown key or a bad number.
@@ -73,7 +82,8 @@ impl Limits {
             let (key, value) = part
                 .split_once('=')
                 .ok_or_else(|| Error::invalid(format!("{part:?} is no I/O limit")))?;
-            change.set(key, value)?;
+            let beyond = value.parse().is_ok_and(|n: u64| n > most(key));
+            change.set(key, if beyond { "max" } else { value })?;
         }
         Ok(change.applied_to(Self::default()))
     }
@@ -119,6 +129,15 @@ impl LimitsChange {
                 ))
             })?,
         };
+        if let Bound::At(n) = bound
+            && n > most(key)
+        {
+            return Err(Error::invalid(format!(
+                "parameter {key}: {value} is more than {}, the most that can be set; leave it out \
+                 or say `max` for no limit",
+                most(key)
+            )));
+        }
         let (read, write) = match key.ends_with("iops") {
             true => (&mut self.read_iops, &mut self.write_iops),
             false => (&mut self.read_bps, &mut self.write_bps),
@@ -162,6 +181,13 @@ impl LimitsChange {
             read_iops: pick(self.read_iops, old.read_iops),
             write_iops: pick(self.write_iops, old.write_iops),
         }
+    }
+}
+
+fn most(key: &str) -> u64 {
+    match key.ends_with("iops") {
+        true => MAX_IOPS,
+        false => MAX_BPS,
     }
 }
 
@@ -216,11 +242,26 @@ mod tests {
             ("bps", "fast"),
             ("iops", "-1"),
             ("iops", "1Mi"),
+            ("iops", "4294967295"),
+            ("wiops", "4294967296"),
+            ("bps", "8Ei"),
+            ("rbps", "18446744073709551615"),
         ] {
             let e = change(&[(k, v)]).unwrap_err();
             assert!(e.message().contains(k), "{e}");
             assert_eq!(e.message().contains("unknown"), !KEYS.contains(&k), "{e}");
         }
+    }
+
+    #[test]
+    fn the_most_can_be_set_and_what_was_kept_beyond_it_is_no_limit() {
+        let most = change(&[("iops", "4294967294"), ("bps", "9223372036854775807")]).unwrap();
+        let most = most.applied_to(Limits::default());
+        assert_eq!(most.read_iops, Some(MAX_IOPS));
+        assert_eq!(Limits::from_text(&most.to_text()).unwrap(), most);
+        let kept = "rbps=1,riops=4294967296,wiops=4294967297,wbps=18446744073709551615";
+        let kept = Limits::from_text(kept).unwrap();
+        assert_eq!(kept.to_text(), "rbps=1");
     }
 
     #[test]
