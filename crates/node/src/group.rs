@@ -148,7 +148,10 @@ impl Inner {
         let late = AtomicBool::new(false);
         let cut = {
             let cutting = async {
-                suspend_all(self_freezing, held).await?;
+                // One member alone needs no holding: its own cut is one moment.
+                if cuts.len() > 1 {
+                    suspend_all(self_freezing, held).await?;
+                }
                 failpoint::hit("node.group.held");
                 for (source, record) in cuts {
                     // The others would be of another moment.
@@ -255,15 +258,6 @@ fn not_now(e: Error) -> Error {
 }
 
 async fn suspend_all(by_pool: &ByPool, held: &Held) -> Result<()> {
-    // One device needs no holding: its own cut is one moment.
-    if by_pool
-        .values()
-        .map(|(_, records)| records.len())
-        .sum::<usize>()
-        < 2
-    {
-        return Ok(());
-    }
     for (pool, records) in by_pool.values() {
         pool.suspend_in(held.turn(pool), records).await?;
     }

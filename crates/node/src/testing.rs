@@ -195,6 +195,8 @@ pub(crate) struct Files {
     pub(crate) asked: AtomicU32,
     /// How often it was looked after.
     pub(crate) tended: AtomicU32,
+    /// Cutting does not hold writers, as with files.
+    pub(crate) is_file: AtomicBool,
     /// How long a snapshot takes.
     pub(crate) cuts_take: Mutex<Duration>,
     /// What was done, and when.
@@ -223,6 +225,7 @@ impl Files {
             away: AtomicBool::new(false),
             asked: AtomicU32::new(0),
             tended: AtomicU32::new(0),
+            is_file: AtomicBool::new(false),
             cuts_take: Mutex::default(),
             steps: Mutex::default(),
             turn: Arc::default(),
@@ -365,7 +368,7 @@ impl Pool for Files {
     }
 
     fn freezes_itself(&self) -> bool {
-        true
+        !self.is_file.load(Ordering::SeqCst)
     }
 
     async fn clone_in(

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use stowage_model::volumes::Volumes;
 use stowage_model::{Id, Kind, Name};
+use stowage_pool::Attach;
 
 use super::*;
 use crate::testing::{Bench, Files, wanted};
@@ -62,4 +63,37 @@ async fn writers_are_let_go_after_ten_seconds_and_the_group_fails() {
     assert_eq!(steps(&bench.a), ["suspend", "cut", "resume", "resume"]);
     assert!(bench.local.snapshots().await.unwrap().is_empty());
     assert_eq!(bench.a.written.lock().unwrap().len(), 2);
+}
+
+/// Of the raw file nobody holds the writers, so all others must stand still at its cut.
+#[tokio::test]
+async fn one_volume_of_device_mapper_and_one_raw_file_are_one_moment() {
+    let bench = Bench::new().await;
+    bench.b.is_file.store(true, Ordering::SeqCst);
+    let mut sources = Vec::new();
+    for pool in ["a", "b"] {
+        let made = bench.local.create(wanted(pool, pool, None)).await.unwrap();
+        let entry = bench.entry(&made.record.id).unwrap();
+        entry
+            .pool
+            .attach(&entry.record, Attach::Held)
+            .await
+            .unwrap();
+        sources.push(made.record.id);
+    }
+    for pool in [&bench.a, &bench.b] {
+        pool.steps.lock().unwrap().clear();
+    }
+    let want = GroupRequest {
+        name: Name::new("g").unwrap(),
+        sources,
+        read_only: false,
+        growth: Default::default(),
+    };
+    bench.local.snapshot_group(want).await.unwrap();
+    assert_eq!(steps(&bench.a), ["suspend", "cut", "resume"]);
+    assert_eq!(steps(&bench.b), ["cut"]);
+    let at = |pool: &Files, n: usize| pool.steps.lock().unwrap()[n].1;
+    let cut = at(&bench.b, 0);
+    assert!(at(&bench.a, 0) <= cut && cut <= at(&bench.a, 2));
 }
