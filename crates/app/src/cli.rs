@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use stowage_host::Devno;
 use stowage_model::{Bytes, PoolKind, Reserve};
 
 use crate::config::DEFAULT_ADMIN_SOCKET;
@@ -72,11 +73,14 @@ pub(crate) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Thaw file systems when stdin closes (started by the daemon itself).
+    /// Freeze file systems, and thaw them when stdin closes (started by the daemon itself).
     #[command(name = "internal-thaw", hide = true)]
     InternalThaw {
         /// Seconds to wait at most.
         bound: f64,
+        /// Devices of device mapper, as MAJOR:MINOR, to resume then.
+        #[arg(long)]
+        resume: Vec<Devno>,
         /// Mount points.
         paths: Vec<PathBuf>,
     },

@@ -65,9 +65,13 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), name, &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::InternalThaw { bound, paths } => {
+        Command::InternalThaw {
+            bound,
+            resume,
+            paths,
+        } => {
             let bound = Duration::try_from_secs_f64(bound)?;
-            stowage_host::freeze::guard_main(bound, &paths)?;
+            stowage_host::freeze::guard_main(bound, &paths, &resume)?;
             Ok(ExitCode::SUCCESS)
         }
     }

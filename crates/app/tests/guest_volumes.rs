@@ -5,13 +5,14 @@ mod support;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use stowage_csi::proto::{
     CreateVolumeGroupSnapshotRequest, CreateVolumeRequest, DeleteVolumeGroupSnapshotRequest,
 };
 use support::calls::{Code, Csi, from_snapshot, inline, map, refused, volume};
 use support::uses as on;
-use support::{Rig, STOWAGE, Storage, output, tool};
+use support::{Rig, STOWAGE, Storage, output, put, tool};
 
 const FILE_SYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
 
@@ -374,6 +375,59 @@ fn a_group_with_a_reader_stays_whole_and_keeps_nobody_from_starting() {
     }
     delete(&rig).expect("deleted");
     delete(&rig).expect("deleted before");
+    on::delete(&rig, &["v", "w"]);
+    rig.assert_clean();
+}
+
+/// Devices of device mapper that are suspended.
+fn suspended() -> Vec<String> {
+    let blocks = std::fs::read_dir("/sys/block").expect("sysfs");
+    let names = blocks.map(|entry| entry.expect("a name").file_name());
+    names
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| {
+            let state = std::fs::read_to_string(format!("/sys/block/{name}/dm/suspended"));
+            state.is_ok_and(|state| state.trim() == "1")
+        })
+        .collect()
+}
+
+#[test]
+fn writers_that_a_dead_daemon_held_for_a_group_go_on_without_another() {
+    let mut rig = thick();
+    let sources = ["v", "w"].map(|name| {
+        let made = on::create(&rig, name, "ext4", "32Mi");
+        on::mount(&rig, name, name);
+        made["id"].as_str().expect("an id").to_owned()
+    });
+    rig.stop();
+    rig.set("STOWAGE_FAILPOINT", "node.group.held");
+    rig.start();
+    let begun = Instant::now();
+    let cut = Csi::new(&rig).create_volume_group_snapshot(CreateVolumeGroupSnapshotRequest {
+        name: "g".to_owned(),
+        source_volume_ids: sources.into(),
+        ..Default::default()
+    });
+    assert!(cut.is_err() && rig.died());
+    while !suspended().is_empty() {
+        // The guard's bound is 10 s, and this machine may be busy.
+        if begun.elapsed() > Duration::from_secs(30) {
+            for device in suspended() {
+                tool("dmsetup", &["resume", &format!("/dev/{device}")]);
+            }
+            panic!("writers were still held");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for name in ["v", "w"] {
+        put(&rig.path(name).join("file"), "written");
+    }
+    rig.set("STOWAGE_FAILPOINT", "");
+    rig.start();
+    for name in ["v", "w"] {
+        on::unmount(&rig, name);
+    }
     on::delete(&rig, &["v", "w"]);
     rig.assert_clean();
 }

@@ -235,6 +235,27 @@ fn what_a_backup_left_frozen_is_thawed_before_its_last_mount_goes() {
     }
 }
 
+/// While it is mounted, a freeze is whose it is: a backup that is at work would be torn.
+#[test]
+fn what_a_backup_froze_stays_frozen_over_a_snapshot_and_a_restart() {
+    let mut rig = rig();
+    on::create(&rig, "v", "ext4", on::small("ext4"));
+    let m = on::mount(&rig, "v", "m");
+    tool("fsfreeze", &["-f", &text(&m)]);
+    rig.run(&["snapshot", "create", "v", "s"])
+        .fails_with(&["frozen by somebody else", "fsfreeze -u"]);
+    rig.kill();
+    rig.start();
+    // A second thaw fails where nothing is frozen.
+    tool("fsfreeze", &["-u", &text(&m)]);
+    rig.ok(&["snapshot", "create", "v", "s"]);
+    writes(&m);
+    on::unmount(&rig, "m");
+    rig.ok(&["snapshot", "delete", "s"]);
+    on::delete(&rig, &["v"]);
+    rig.assert_clean();
+}
+
 #[test]
 fn a_volume_that_was_left_frozen_and_unmounted_is_mended() {
     let mut rig = rig();

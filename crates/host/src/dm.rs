@@ -1,5 +1,5 @@
-//! Device mapper asked directly: `DM_TABLE_STATUS` of linux/dm-ioctl.h. `dmsetup` says the same,
-//! at the price of a process while a pod waits for its volume.
+//! Device mapper asked directly, by linux/dm-ioctl.h: `dmsetup` does the same at the price of a
+//! process, while a pod waits for its volume, or while its writers are held.
 
 use std::fs::File;
 use std::io;
@@ -14,6 +14,9 @@ const CONTROL: &str = "/dev/mapper/control";
 
 /// `_IOWR(DM_IOCTL, DM_TABLE_STATUS_CMD, struct dm_ioctl)`.
 const TABLE_STATUS: Opcode = opcode::read_write::<Header>(0xFD, 12);
+
+/// `_IOWR(DM_IOCTL, DM_DEV_SUSPEND_CMD, struct dm_ioctl)`; without DM_SUSPEND_FLAG it resumes.
+const SUSPEND: Opcode = opcode::read_write::<Header>(0xFD, 6);
 
 /// Interface version 4 is the only one there has been since Linux 2.6; the kernel refuses a minor
 /// above its own, and 0 asks for nothing new.
@@ -59,12 +62,7 @@ struct Request {
 /// If device mapper cannot be asked, the device is not one thin target, or its pool has failed;
 /// then nothing is known.
 pub fn thin_mapped(device: Devno) -> Result<u64, FsError> {
-    let control = Path::new(CONTROL);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(control)
-        .context("open", control)?;
+    let Control(file) = Control::open()?;
     let mut request = Request::about(device);
     // SAFETY: DM_TABLE_STATUS reads one struct dm_ioctl and writes at most the `data_size` bytes
     // that it announces, which is the size of Request, all of plain integers (dm-ioctl.c,
@@ -75,6 +73,30 @@ pub fn thin_mapped(device: Devno) -> Result<u64, FsError> {
         let error = io::Error::new(io::ErrorKind::InvalidData, "not a thin volume at work");
         FsError::new("read the state of", Path::new(&device.to_string()), error)
     })
+}
+
+/// The door to device mapper, open: to open it later could itself wait for a device that is held.
+#[derive(Debug)]
+pub(crate) struct Control(File);
+
+impl Control {
+    pub(crate) fn open() -> Result<Self, FsError> {
+        let path = Path::new(CONTROL);
+        let file = File::options().read(true).write(true).open(path);
+        file.map(Self).context("open", path)
+    }
+
+    /// Lets the writers of a suspended device go on; harmless for one that is not (dm-ioctl.c,
+    /// do_resume).
+    ///
+    /// # Errors
+    /// ENXIO if there is no such device.
+    pub(crate) fn resume(&self, device: Devno) -> Result<(), FsError> {
+        let mut request = Request::about(device);
+        // SAFETY: as in `thin_mapped`; do_resume writes a struct dm_ioctl and nothing behind it.
+        unsafe { ioctl(&self.0, Updater::<SUSPEND, Request>::new(&mut request)) }
+            .context("resume", Path::new(&device.to_string()))
+    }
 }
 
 impl Request {
@@ -148,6 +170,7 @@ mod tests {
         assert_eq!(size_of::<Request>(), 1024);
         // What <linux/dm-ioctl.h> makes of it.
         assert_eq!(TABLE_STATUS, 0xC138_FD0C);
+        assert_eq!(SUSPEND, 0xC138_FD06);
     }
 
     #[test]

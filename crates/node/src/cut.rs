@@ -10,13 +10,14 @@
 //! megabytes at one a second would hold its writers, and the whole group, for minutes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::try_join_all;
 use stowage_host::freeze::Guard;
-use stowage_host::{device, failpoint, freeze, on_own_thread};
+use stowage_host::{Devno, device, failpoint, freeze, on_own_thread};
 use stowage_model::error::Context;
 use stowage_model::{Error, FsType, Id, PoolName, Result};
 use stowage_pool::{Pool, Turn};
@@ -40,8 +41,10 @@ const TURN: Duration = Duration::from_secs(6);
 /// Writers that are held. They go on by [`Inner::let_writers_go`], or by the guard's own process
 /// when we die or take too long.
 pub(crate) struct Held {
-    frozen: Option<Guard>,
+    guard: Option<Guard>,
     turns: BTreeMap<PoolName, Turn>,
+    /// Volumes that are noted to be frozen.
+    noted: Vec<Id>,
     /// Volumes whose limits were lifted.
     lifted: Vec<Id>,
     /// When the first of them was held.
@@ -74,8 +77,9 @@ impl Inner {
     pub(crate) async fn hold_writers(self: &Arc<Self>, sources: &[Entry]) -> Result<Held> {
         let limited = sources.iter().filter(|s| !s.record.limits.is_unlimited());
         let mut held = Held {
-            frozen: None,
+            guard: None,
             turns: BTreeMap::new(),
+            noted: Vec::new(),
             lifted: limited.map(|s| s.record.id.clone()).collect(),
             since: Instant::now(),
         };
@@ -96,11 +100,15 @@ impl Inner {
                 self.lift_limits(source).await;
             }
         }
-        let (mut written, mut mounted) = (Vec::new(), Vec::new());
+        let (mut written, mut mounted, mut suspended) = (Vec::new(), Vec::new(), Vec::new());
+        let mut noted = Vec::new();
         for source in sources {
             let Some(device) = source.pool.attached(&source.record).await? else {
                 continue;
             };
+            if sources.len() > 1 && source.pool.freezes_itself() {
+                suspended.extend(device::devno(&device.path).ok());
+            }
             let Some(path) = self.seen_mounted(source).await? else {
                 written.push((source, Source::Raw(device.path)));
                 continue;
@@ -111,6 +119,7 @@ impl Inner {
             let btrfs = source.record.content.file_system() == Some(FsType::Btrfs);
             if btrfs || !source.pool.freezes_itself() {
                 mounted.push(path);
+                noted.push(source.record.id.clone());
             }
         }
         self.settle_writes(&written).await?;
@@ -123,9 +132,14 @@ impl Inner {
             held.turns.insert(name, turn);
         }
         held.since = Instant::now();
-        if !mounted.is_empty() {
-            held.frozen = Some(self.freeze(mounted).await?);
-            failpoint::hit("node.snapshot.frozen");
+        if !mounted.is_empty() || !suspended.is_empty() {
+            let frozen = !mounted.is_empty();
+            noted.iter().for_each(|id| self.note_freeze(id));
+            held.noted = noted;
+            held.guard = Some(self.freeze(mounted, suspended).await?);
+            if frozen {
+                failpoint::hit("node.snapshot.frozen");
+            }
         }
         Ok(())
     }
@@ -187,29 +201,34 @@ impl Inner {
         self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn freeze(&self, mounted: Vec<PathBuf>) -> Result<Guard> {
+    /// Freeze what is mounted; what will be suspended is resumed by the guard should we not be there
+    /// to do it.
+    async fn freeze(&self, mounted: Vec<PathBuf>, suspended: Vec<Devno>) -> Result<Guard> {
         let exe = self.options.program.clone();
-        on_own_thread(move || -> Result<Guard> {
-            let names: Vec<String> = mounted.iter().map(|p| p.display().to_string()).collect();
-            let failed = || format!("failed to freeze {}", names.join(", "));
-            let guard = Guard::arm(&exe, &mounted, HOLD).or_internal(failed)?;
-            for path in &mounted {
-                freeze::freeze(path).or_internal(failed)?;
-            }
-            Ok(guard)
+        let names: Vec<String> = mounted.iter().map(|p| p.display().to_string()).collect();
+        let frozen = on_own_thread(move || Guard::freeze(&exe, &mounted, &suspended, HOLD)).await;
+        frozen.map_err(|e| match e.kind() {
+            ErrorKind::ResourceBusy => Error::precondition(
+                "its file system was frozen by somebody else, a backup perhaps, and stays so; thaw \
+                 it (fsfreeze -u) and try again",
+            )
+            .caused_by(e),
+            _ => Error::internal(format!("failed to freeze {}", names.join(", "))).caused_by(e),
         })
-        .await
     }
 
     /// Let writers go on; an error says that a freeze had ended before, so the cut may not be one
     /// moment.
     pub(crate) async fn let_writers_go(self: &Arc<Self>, held: Held) -> Result<()> {
-        let thawed = match held.frozen {
+        let thawed = match held.guard {
             None => Ok(true),
             Some(guard) => on_own_thread(move || guard.release())
                 .await
                 .or_internal(|| "failed to thaw after the cut".to_owned()),
         };
+        for id in &held.noted {
+            self.unnote_freeze(id);
+        }
         drop(held.turns);
         for id in &held.lifted {
             self.limits_again(id).await;

@@ -2,16 +2,39 @@
 //! freeze outlives the mount: the kernel keeps the file system and its device, where nobody can reach
 //! them to thaw them, and the next mount shows it frozen still.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use stowage_host::{Target, blocking, device, durable, freeze, mount};
-use stowage_model::FsType;
+use stowage_model::{FsType, Id};
 
 use crate::index::Entry;
 use crate::local::Inner;
 use crate::target::mount_at;
 
 impl Inner {
+    /// Note, until the machine restarts, that we hold the writers of a volume: whoever comes after us
+    /// thaws what we froze, and nothing else. The guard does so by itself; this is for the case that it
+    /// was killed, too.
+    pub(crate) fn note_freeze(&self, id: &Id) {
+        let path = self.freeze_note(id);
+        let noted = path.parent().map(std::fs::create_dir_all);
+        if let Err(e) = noted
+            .unwrap_or(Ok(()))
+            .and_then(|()| std::fs::write(&path, ""))
+        {
+            tracing::warn!(volume.id = %id, error = %e, "a freeze is not noted");
+        }
+    }
+
+    /// Take the note away. Answers whether there was one.
+    pub(crate) fn unnote_freeze(&self, id: &Id) -> bool {
+        std::fs::remove_file(self.freeze_note(id)).is_ok()
+    }
+
+    fn freeze_note(&self, id: &Id) -> PathBuf {
+        self.options.lock_dir.join(format!("frozen@{id}"))
+    }
+
     /// Thaw what is mounted at `path` if this is its last mount: it is about to go.
     pub(crate) async fn thaw_last(&self, entry: &Entry, path: &Path) {
         let Ok(Some(found)) = mount_at(path).await else {

@@ -250,11 +250,13 @@ impl Inner {
             .insert(pool.name().clone(), findings);
     }
 
-    /// A kill during a snapshot may have left a file system frozen. The caller holds the volume.
+    /// A kill during a snapshot may have left a file system frozen. What others froze is theirs, unless
+    /// nobody can reach it any more. The caller holds the volume.
     async fn thaw(&self, entry: &Entry, mounts: &mount::Table) {
+        let ours = self.unnote_freeze(&entry.record.id);
         // Where somebody unmounted it lies a file system that others may have frozen.
         let path = match self.seen_mounted_in(mounts, entry).await {
-            Ok(Some(path)) => path,
+            Ok(Some(path)) if ours => path,
             Ok(None) if self.staged_for_files(entry) => {
                 self.unwedge(entry).await;
                 return;

@@ -164,7 +164,7 @@ async fn a_log_to_be_replayed_is_seen_and_a_frozen_file_system_has_none() {
         std::fs::write(mounted.0.join("note"), "kept").unwrap();
         rustix::fs::sync();
         assert!(log().await.unwrap());
-        crate::freeze::freeze(&mounted.0).unwrap();
+        crate::freeze::freeze_open(&std::fs::File::open(&mounted.0).unwrap()).unwrap();
         let frozen = log().await;
         crate::freeze::thaw(&mounted.0).unwrap();
         assert!(!frozen.unwrap());

@@ -40,15 +40,24 @@ impl Fixture {
         &self.mounted.0
     }
 
+    /// As a backup does.
+    fn freeze(&self) -> Result<(), Errno> {
+        freeze_open(&File::open(self.path()).unwrap())
+    }
+
+    fn guarded(&self, bound: Duration) -> Result<Guard, FsError> {
+        Guard::freeze(&helper(), &[self.path().to_owned()], &[], bound)
+    }
+
     fn frozen(&self) -> bool {
         // FIFREEZE answers EBUSY on a frozen file system; if it was not, it must not stay so.
-        match freeze(self.path()) {
+        match self.freeze() {
             Ok(()) => {
                 assert!(thaw(self.path()).unwrap());
                 false
             }
             Err(error) => {
-                assert_eq!(error.errno(), Some(Errno::BUSY), "{error}");
+                assert_eq!(error, Errno::BUSY);
                 true
             }
         }
@@ -76,11 +85,8 @@ impl Drop for Fixture {
 fn a_frozen_file_system_takes_no_writes_until_thawed() {
     let fixture = Fixture::new();
     assert!(!thaw(fixture.path()).unwrap(), "it was not frozen");
-    freeze(fixture.path()).unwrap();
-    assert_eq!(
-        freeze(fixture.path()).unwrap_err().errno(),
-        Some(Errno::BUSY)
-    );
+    fixture.freeze().unwrap();
+    assert_eq!(fixture.freeze(), Err(Errno::BUSY));
     let path = fixture.path().join("note");
     let writer = std::thread::spawn(move || std::fs::write(path, "x"));
     std::thread::sleep(Duration::from_millis(200));
@@ -90,18 +96,31 @@ fn a_frozen_file_system_takes_no_writes_until_thawed() {
 }
 
 #[test]
-fn proc_cannot_be_frozen() {
-    let error = freeze(Path::new("/proc")).unwrap_err();
+fn what_cannot_be_frozen_is_named_and_the_rest_thawed() {
+    let fixture = Fixture::new();
+    let paths = [fixture.path().to_owned(), "/proc".into()];
+    let error = Guard::freeze(&helper(), &paths, &[], BOUND).unwrap_err();
     assert_eq!(error.to_string(), "failed to freeze /proc");
     assert_eq!(error.errno(), Some(Errno::OPNOTSUPP));
+    assert!(fixture.thawed_within(Duration::from_secs(5)));
+}
+
+#[test]
+fn a_freeze_of_others_is_kept() {
+    let (theirs, other) = (Fixture::new(), Fixture::new());
+    theirs.freeze().unwrap();
+    let paths = [other.path().to_owned(), theirs.path().to_owned()];
+    let error = Guard::freeze(&helper(), &paths, &[], BOUND).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::BUSY));
+    assert!(other.thawed_within(Duration::from_secs(5)));
+    assert!(theirs.frozen(), "what a backup froze was thawed");
 }
 
 #[test]
 fn release_thaws_and_tells_that_it_was_in_time() {
     let fixture = Fixture::new();
-    let paths = [fixture.path().to_owned()];
-    let guard = Guard::arm(&helper(), &paths, BOUND).unwrap();
-    freeze(fixture.path()).unwrap();
+    let guard = fixture.guarded(BOUND).unwrap();
+    assert!(fixture.frozen());
     assert!(guard.release().unwrap());
     assert!(!fixture.frozen());
 }
@@ -109,9 +128,7 @@ fn release_thaws_and_tells_that_it_was_in_time() {
 #[test]
 fn the_bound_thaws_and_release_tells_that_it_was_late() {
     let fixture = Fixture::new();
-    let paths = [fixture.path().to_owned()];
-    let guard = Guard::arm(&helper(), &paths, Duration::from_millis(300)).unwrap();
-    freeze(fixture.path()).unwrap();
+    let guard = fixture.guarded(Duration::from_millis(300)).unwrap();
     assert!(fixture.thawed_within(Duration::from_secs(5)));
     assert!(!guard.release().unwrap());
 }
@@ -119,10 +136,8 @@ fn the_bound_thaws_and_release_tells_that_it_was_late() {
 #[test]
 fn a_dropped_guard_thaws() {
     let fixture = Fixture::new();
-    let guard = Guard::arm(&helper(), &[fixture.path().to_owned()], BOUND).unwrap();
-    freeze(fixture.path()).unwrap();
-    drop(guard);
-    assert!(!fixture.frozen());
+    drop(fixture.guarded(Duration::from_secs(60)).unwrap());
+    assert!(fixture.thawed_within(Duration::from_secs(5)));
 }
 
 #[test]
@@ -147,12 +162,13 @@ fn a_killed_daemon_leaves_nothing_frozen() {
 
 #[test]
 fn a_guard_that_cannot_watch_is_an_error() {
-    let refused = Guard::arm(&helper(), &["/no/such/place".into()], BOUND);
-    assert!(
-        refused
-            .unwrap_err()
-            .to_string()
-            .starts_with("failed to start the thaw guard")
-    );
-    assert!(Guard::arm(Path::new("/no/such/exe"), &[], BOUND).is_err());
+    for exe in [&helper(), Path::new("/no/such/exe")] {
+        let refused = Guard::freeze(exe, &["/no/such/place".into()], &[], BOUND);
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .starts_with("failed to start the thaw guard")
+        );
+    }
 }
