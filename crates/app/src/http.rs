@@ -1,5 +1,7 @@
 //! `/metrics` and `/healthz` on loopback.
 
+mod few;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -31,10 +33,18 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
-        .with_state(local);
-    axum::serve(listener, router)
+        .with_state(local)
+        .layer(axum::middleware::map_response(once));
+    axum::serve(few::Few::new(listener), router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
+}
+
+/// A connection is for one page: kept, it would take the place of somebody else.
+async fn once(mut response: Response) -> Response {
+    let close = header::HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
 }
 
 async fn listen(address: SocketAddr, local: &Local) -> TcpListener {
