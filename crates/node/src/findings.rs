@@ -51,6 +51,7 @@ impl Inner {
     /// What is wrong with each volume, its pool aside. May take as long as a disk hangs.
     pub(crate) async fn look_at_volumes(&self) -> Vec<Finding> {
         let mut all = Vec::new();
+        all.extend(self.broken_groups());
         for (id, by) in self.ops.left_behind().await {
             all.push(left_behind(&id, &by));
         }

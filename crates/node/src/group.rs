@@ -10,13 +10,14 @@ use stowage_host::failpoint;
 use stowage_model::id::Role;
 use stowage_model::record::Membership;
 use stowage_model::request::GroupRequest;
-use stowage_model::volumes::Group;
+use stowage_model::volumes::{Finding, Group, Severity, Trouble};
 use stowage_model::{Error, Id, Kind, PoolName, Record, Result};
 use stowage_pool::Pool;
 use tokio::time::timeout_at;
 
 use crate::cut::{HOLD, Held, took_too_long};
 use crate::index::Entry;
+use crate::journal::Intent;
 use crate::local::Inner;
 
 type ByPool = BTreeMap<PoolName, (Arc<dyn Pool>, Vec<Record>)>;
@@ -83,7 +84,10 @@ impl Inner {
         for (_, member) in &cuts {
             self.end_failed_creation(&member.id).await?;
         }
-        self.cut_all(&cuts).await?;
+        let members = cuts.iter().map(|(source, cut)| (source.pool.name(), cut));
+        self.note(&id, Intent::group(members)).await?;
+        failpoint::hit("node.group.noted");
+        self.cut_all(&id, &cuts).await?;
         Ok(self.group_of(id.clone(), &self.members(&id)))
     }
 
@@ -108,7 +112,7 @@ impl Inner {
         )))
     }
 
-    async fn cut_all(self: &Arc<Self>, cuts: &[(Entry, Record)]) -> Result<()> {
+    async fn cut_all(self: &Arc<Self>, id: &Id, cuts: &[(Entry, Record)]) -> Result<()> {
         let sources: Vec<Entry> = cuts.iter().map(|(source, _)| source.clone()).collect();
         let mut self_freezing = ByPool::new();
         for source in sources.iter().filter(|s| s.pool.freezes_itself()) {
@@ -120,7 +124,11 @@ impl Inner {
         let held = self.hold_writers(&sources).await?;
         let (made, cut) = self.cut_held(cuts, &self_freezing, &held).await;
         let let_go = self.let_writers_go(held).await;
-        let result = cut.and(let_go);
+        let result = match cut.and(let_go) {
+            // From here on a start leaves them alone.
+            Ok(()) => self.unnote(id).await,
+            failed => failed,
+        };
         for (source, record) in cuts.iter().filter(|(_, r)| made.contains(&r)) {
             match &result {
                 Ok(()) => {
@@ -132,6 +140,11 @@ impl Inner {
                 // which is of another moment.
                 Err(_) => self.undo_creation(&source.pool, record).await,
             }
+        }
+        if result.is_err()
+            && let Err(e) = self.unnote(id).await
+        {
+            tracing::warn!(group.id = %id, error = %e.chain(), "journal not kept");
         }
         result
     }
@@ -230,11 +243,54 @@ impl Inner {
             self.not_copied_from(member)?;
             member.pool.removable(&member.record).await?;
         }
-        for member in &members {
-            self.remove_snapshot_locked(member).await?;
+        let noted = members.iter().map(|e| (e.pool.name(), &e.record));
+        // On a full disk it goes without: what a kill then leaves is told, and can be removed.
+        if let Err(e) = self.note(id, Intent::group(noted)).await {
+            tracing::warn!(group.id = %id, error = %e.chain(), "removing it without a note");
+        }
+        for (n, member) in members.iter().enumerate() {
+            if let Err(e) = self.remove_snapshot_locked(member).await {
+                if n == 0 {
+                    self.unnote(id).await?;
+                }
+                return Err(e);
+            }
             failpoint::hit("node.group.member-removed");
         }
-        Ok(())
+        self.unnote(id).await
+    }
+
+    /// Groups that lack a member, now that all pools were read. What is left of them is kept: somebody
+    /// was told that it exists.
+    pub(crate) fn broken_groups(&self) -> Vec<Finding> {
+        if !self.unread.pools().is_empty() {
+            return Vec::new();
+        }
+        let mut groups: BTreeMap<Id, Vec<Entry>> = BTreeMap::new();
+        for entry in self.index.list(|e| e.record.group.is_some()) {
+            if let Some(member) = &entry.record.group {
+                groups.entry(member.group.clone()).or_default().push(entry);
+            }
+        }
+        let broken = groups.into_iter().filter_map(|(id, members)| {
+            let first = members.first()?;
+            let of = first.record.group.as_ref()?.of;
+            (members.len() < of).then(|| Finding {
+                severity: Severity::Warning,
+                trouble: Trouble::Leftover,
+                subject: id.to_string(),
+                what: format!(
+                    "{} of the {of} snapshots of the group {:?} are there",
+                    members.len(),
+                    first.record.name.to_string()
+                ),
+                mend: "those that are there can be restored; the others are in a pool that is not \
+                       configured, or lost with theirs, or an earlier version left the group \
+                       unfinished: bring the pool back, or delete the group"
+                    .to_owned(),
+            })
+        });
+        broken.collect()
     }
 
     pub(crate) fn need_group(&self, id: &Id) -> Result<Group> {

@@ -39,6 +39,21 @@ pub(crate) enum Intent {
         /// The record's flat form.
         pairs: BTreeMap<String, String>,
     },
+    /// Noted by the id of a group of snapshots: it is being cut, and nobody was told that it exists, or
+    /// is being removed. What is there of these goes.
+    Group {
+        /// Its members.
+        members: Vec<Member>,
+    },
+}
+
+/// One snapshot of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Member {
+    pool: PoolName,
+    /// The flat form of its record.
+    pairs: BTreeMap<String, String>,
 }
 
 impl Intent {
@@ -58,13 +73,36 @@ impl Intent {
         }
     }
 
-    /// The pool that it is about, where it says so.
-    pub(crate) fn pool(&self) -> Option<&PoolName> {
-        match self {
-            Intent::Create { pool, .. } | Intent::Mkfs { pool, .. } => Some(pool),
-            Intent::Record { pool, .. } => pool.as_ref(),
-            Intent::Format => None,
+    /// That these snapshots, a group, are about to be cut or removed.
+    pub(crate) fn group<'a>(members: impl IntoIterator<Item = (&'a PoolName, &'a Record)>) -> Self {
+        let member = |(pool, record): (&PoolName, &Record)| Member {
+            pool: pool.clone(),
+            pairs: owned(record),
+        };
+        Intent::Group {
+            members: members.into_iter().map(member).collect(),
         }
+    }
+
+    /// The pools that it is about, where it says so.
+    pub(crate) fn pools(&self) -> Vec<&PoolName> {
+        match self {
+            Intent::Create { pool, .. } | Intent::Mkfs { pool, .. } => vec![pool],
+            Intent::Record { pool, .. } => pool.iter().collect(),
+            Intent::Group { members } => members.iter().map(|member| &member.pool).collect(),
+            Intent::Format => Vec::new(),
+        }
+    }
+
+    /// Whether this is one of the snapshots of the group that it is about.
+    pub(crate) fn names(&self, snapshot: &Record) -> bool {
+        let Intent::Group { members } = self else {
+            return false;
+        };
+        members.iter().any(|member| {
+            Record::from_pairs(&member.pairs)
+                .is_ok_and(|noted| noted.id == snapshot.id && noted.created == snapshot.created)
+        })
     }
 
     /// Whether it is about this very volume, and not another of its name.
@@ -76,6 +114,7 @@ impl Intent {
                 Record::from_pairs(pairs).is_ok_and(|noted| noted.created == record.created)
             }
             Intent::Format => true,
+            Intent::Group { .. } => false,
         }
     }
 

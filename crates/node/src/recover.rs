@@ -130,7 +130,7 @@ impl Inner {
                     entry.record = record;
                 }
             }
-            None | Some(Intent::Create { .. }) => {}
+            None | Some(Intent::Create { .. } | Intent::Group { .. }) => {}
         }
         entry
     }
@@ -158,6 +158,9 @@ impl Inner {
         if entry.record.is_snapshot() && entry.record.ephemeral {
             return self.drop_snapshot(&entry).await;
         }
+        if self.goes_with_its_group(&entry.record, intents).await? {
+            return self.drop_snapshot(&entry).await;
+        }
         // What is noted of another one of its name, in a pool still to be read perhaps, or not configured
         // now, is left alone.
         let noted = noted_of(&entry, intents);
@@ -176,7 +179,7 @@ impl Inner {
         }
         let mut carry = false;
         match noted {
-            None | Some(Intent::Create { .. }) => {}
+            None | Some(Intent::Create { .. } | Intent::Group { .. }) => {}
             Some(Intent::Format | Intent::Mkfs { .. }) => entry.half_formatted = true,
             Some(Intent::Record { pairs, .. }) => {
                 entry.record = Record::from_pairs(pairs)?;
@@ -196,6 +199,27 @@ impl Inner {
             self.journal.clear(&id)?;
         }
         Ok(())
+    }
+
+    /// Whether this snapshot is of a group that a kill cut off while it was cut or removed.
+    async fn goes_with_its_group(
+        self: &Arc<Self>,
+        snapshot: &Record,
+        intents: &BTreeMap<Id, Intent>,
+    ) -> Result<bool> {
+        let Some(group) = snapshot.group.as_ref().map(|member| &member.group) else {
+            return Ok(false);
+        };
+        if !intents
+            .get(group)
+            .is_some_and(|noted| noted.names(snapshot))
+        {
+            return Ok(false);
+        }
+        // Where the pool comes late, it may be ours who is at it.
+        let _held = self.ops.begin_reading(group).await;
+        let noted = self.noted(group).await?;
+        Ok(noted.is_some_and(|noted| noted.names(snapshot)))
     }
 
     /// Two pools hold a volume of one id, as when one of them could not be read while the other

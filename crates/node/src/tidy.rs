@@ -1,8 +1,6 @@
-//! What can only be told from all pools together: a note, or a member of a group, that is about
-//! nothing. It waits until all of them were read, and operations may be under way by then: each
+//! What can only be told from all pools together: a note that is about nothing. It waits until all of them were read, and operations may be under way by then: each
 //! thing is looked at again while it is held.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +11,7 @@ use stowage_model::{Id, PoolName, Result};
 use crate::attachments::Attachment;
 use crate::journal::Intent;
 use crate::local::Inner;
-use crate::pools;
+use crate::pools::all_seen;
 
 impl Inner {
     /// Tidy up, once, when every pool and every record in it could be read. Each thing is
@@ -32,7 +30,6 @@ impl Inner {
             tokio::join!(
                 self.clear_stale_journal(),
                 self.clear_stale_attachments(),
-                self.undo_partial_groups(),
                 self.unused_stagings(),
             );
         };
@@ -60,7 +57,7 @@ impl Inner {
     async fn clear_if_stale(self: &Arc<Self>, id: &Id, before: &Intent) -> Result<()> {
         let stale = match self.index.get(id) {
             Some(entry) if before.is_of(&entry.record) => matches!(before, Intent::Create { .. }),
-            _ => self.known_to_lack(before.pool()).await?,
+            _ => self.known_to_lack(&before.pools()).await?,
         };
         if stale && self.noted(id).await?.as_ref() == Some(before) {
             self.unnote(id).await?;
@@ -85,9 +82,10 @@ impl Inner {
     async fn forget_if_stale(self: &Arc<Self>, id: &Id) -> Result<()> {
         let of = self.attachments.get(id).of;
         let stale = match (self.index.get(id), of) {
-            (Some(entry), Some(of)) if !of.is(&entry) => self.known_to_lack(Some(&of.pool)).await?,
+            (Some(entry), Some(of)) if !of.is(&entry) => self.known_to_lack(&[&of.pool]).await?,
             (Some(_), _) => false,
-            (None, of) => self.known_to_lack(of.as_ref().map(|of| &of.pool)).await?,
+            (None, Some(of)) => self.known_to_lack(&[&of.pool]).await?,
+            (None, None) => self.known_to_lack(&[]).await?,
         };
         match stale {
             true => {
@@ -98,47 +96,19 @@ impl Inner {
         }
     }
 
-    /// Whether what is noted of a volume in this pool, and not in the index, is about nothing: now that
-    /// all pools were read, what is in one of them is known. One that was taken out of the
-    /// configuration may come back, and its notes are the only word about what it holds. What does not
-    /// name its pool is of any that was ever open here.
-    async fn known_to_lack(self: &Arc<Self>, pool: Option<&PoolName>) -> Result<bool> {
+    /// Whether what is noted of these pools, and not in the index, is about nothing: now that all pools
+    /// were read, what is in one of them is known. One that was taken out of the configuration may come
+    /// back, and its notes are the only word about what it holds. What names no pool is of any that was
+    /// ever open here.
+    async fn known_to_lack(self: &Arc<Self>, pools: &[&PoolName]) -> Result<bool> {
         let open = self.pools();
         let is_open = |name: &PoolName| open.iter().any(|pool| pool.name() == name);
-        if let Some(pool) = pool {
-            return Ok(is_open(pool));
+        if !pools.is_empty() {
+            return Ok(pools.iter().all(|pool| is_open(pool)));
         }
         let dir = self.pools_dir();
-        let seen = blocking(move || pools::all_seen(&dir)).await?;
+        let seen = blocking(move || all_seen(&dir)).await?;
         Ok(seen.iter().all(is_open))
-    }
-
-    /// A group is cut whole or not at all.
-    async fn undo_partial_groups(self: &Arc<Self>) {
-        let members = self.index.list(|e| e.record.group.is_some());
-        let mut groups: BTreeMap<(Id, usize), usize> = BTreeMap::new();
-        for member in members.into_iter().filter_map(|e| e.record.group) {
-            *groups.entry((member.group, member.of)).or_default() += 1;
-        }
-        for ((group, of), there) in groups {
-            if there >= of {
-                continue;
-            }
-            // Whoever cuts or removes a group holds it.
-            let _held = self.ops.begin_reading(&group).await;
-            let members = self.members(&group);
-            if members.len() >= of {
-                continue;
-            }
-            for member in &members {
-                let id = &member.record.id;
-                let _held = self.ops.begin_reading(id).await;
-                tracing::warn!(snapshot.id = %id, %group, of, "removing a member of an unfinished group");
-                if let Err(e) = self.drop_snapshot(member).await {
-                    self.unfinished(&member.pool, id, &e);
-                }
-            }
-        }
     }
 }
 

@@ -1,3 +1,4 @@
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stowage_model::volumes::Volumes;
@@ -5,6 +6,7 @@ use stowage_model::{Id, Kind, Name};
 use stowage_pool::Attach;
 
 use super::*;
+use crate::journal::Journal;
 use crate::testing::{Bench, Files, wanted};
 
 /// A group snapshot of two volumes in pool `a`, each cut of which takes this long.
@@ -96,4 +98,136 @@ async fn one_volume_of_device_mapper_and_one_raw_file_are_one_moment() {
     let at = |pool: &Files, n: usize| pool.steps.lock().unwrap()[n].1;
     let cut = at(&bench.b, 0);
     assert!(at(&bench.a, 0) <= cut && cut <= at(&bench.a, 2));
+}
+
+/// A group of one volume in pool `a` and one in pool `b`, and what the pools hold then.
+async fn over_both(bench: &Bench) -> (Id, Vec<Record>, Vec<Record>) {
+    let v = bench.volume("v").await;
+    let w = bench.local.create(wanted("w", "b", None)).await.unwrap();
+    let want = GroupRequest {
+        name: Name::new("g").unwrap(),
+        sources: vec![v, w.record.id],
+        read_only: false,
+        growth: Default::default(),
+    };
+    let group = bench.local.snapshot_group(want).await.unwrap();
+    let held = |pool: &Files| pool.written.lock().unwrap().values().cloned().collect();
+    (group.id, held(&bench.a), held(&bench.b))
+}
+
+fn holds_all(pool: &Files, records: &[Record]) {
+    records.iter().for_each(|record| pool.holds(record));
+}
+
+fn snapshots(pool: &Files) -> usize {
+    let written = pool.written.lock().unwrap();
+    written
+        .values()
+        .filter(|record| record.is_snapshot())
+        .count()
+}
+
+fn journal_of(bench: &Bench) -> Journal {
+    Journal::new(bench.local.inner.options.state_dir.join("journal"))
+}
+
+/// Pool `b` was made anew on another disk, or is not configured.
+#[tokio::test(start_paused = true)]
+async fn a_group_that_was_acknowledged_is_kept_though_a_member_is_lost() {
+    let (id, a, _) = over_both(&Bench::new().await).await;
+    let bench = Bench::prepared(|pool, _| holds_all(pool, &a)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(snapshots(&bench.a), 1);
+    let told = async || {
+        let found = bench.local.findings().await.unwrap();
+        found
+            .into_iter()
+            .any(|f| f.subject == id.to_string() && f.what.contains("1 of the 2"))
+    };
+    assert!(told().await);
+    let left = bench.local.group(&id).await.unwrap();
+    assert_eq!(left.members.len(), 1);
+    bench.local.delete_group(&id, &[]).await.unwrap();
+    assert_eq!(snapshots(&bench.a), 0);
+    assert!(!told().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_a_kill_cut_off_goes_pool_by_pool_as_they_are_read() {
+    let (id, a, b) = over_both(&Bench::new().await).await;
+    let (in_a, in_b) = (PoolName::new("a").unwrap(), PoolName::new("b").unwrap());
+    let of_a = a.iter().map(|record| (&in_a, record));
+    let all = of_a.chain(b.iter().map(|record| (&in_b, record)));
+    let intent = Intent::group(all.filter(|(_, record)| record.is_snapshot()));
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::new(dir.path().join("journal"));
+    journal.prepare().unwrap();
+    journal.write(&id, &intent).unwrap();
+    let bench = Bench::at(dir, |in_a, in_b| {
+        holds_all(in_a, &a);
+        holds_all(in_b, &b);
+        in_b.away.store(true, Ordering::SeqCst);
+    })
+    .await;
+    assert_eq!((snapshots(&bench.a), snapshots(&bench.b)), (0, 1));
+    assert_eq!(journal.read(&id).unwrap(), Some(intent));
+    bench.b.away.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((snapshots(&bench.a), snapshots(&bench.b)), (0, 0));
+    assert_eq!(journal.read(&id).unwrap(), None);
+    assert!(bench.local.findings().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_is_noted_while_it_is_cut_or_removed_and_no_longer() {
+    let bench = Bench::new().await;
+    let want = two(&bench, Duration::from_secs(3)).await;
+    let journal = journal_of(&bench);
+    let group = Id::derive(Role::Group, &want.name);
+    let cut = tokio::spawn({
+        let local = bench.local.clone();
+        async move { local.snapshot_group(want).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let noted = journal.read(&group).unwrap();
+    let members = cut.await.unwrap().unwrap().members;
+    let noted = noted.unwrap();
+    assert!(members.iter().all(|member| noted.names(&member.record)));
+    assert_eq!(journal.read(&group).unwrap(), None);
+    // One that cannot go before any has gone leaves the group as it is, and later not.
+    let ids: Vec<Id> = members.into_iter().map(|member| member.record.id).collect();
+    let hold = |id: &Id| bench.a.busy.lock().unwrap().extend([id.clone()]);
+    ids.iter().for_each(hold);
+    bench.local.delete_group(&group, &[]).await.unwrap_err();
+    assert_eq!(journal.read(&group).unwrap(), None);
+    let order = bench.local.inner.members(&group);
+    bench.a.busy.lock().unwrap().clear();
+    hold(&order[1].record.id);
+    bench.local.delete_group(&group, &[]).await.unwrap_err();
+    assert!(journal.read(&group).unwrap().is_some());
+    bench.a.busy.lock().unwrap().clear();
+    bench.local.delete_group(&group, &[]).await.unwrap();
+    assert_eq!(journal.read(&group).unwrap(), None);
+    assert_eq!(snapshots(&bench.a), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_whose_note_cannot_be_ended_is_no_group() {
+    let bench = Bench::new().await;
+    let want = two(&bench, Duration::from_secs(3)).await;
+    let group = Id::derive(Role::Group, &want.name);
+    let cut = tokio::spawn({
+        let (local, want) = (bench.local.clone(), want.clone());
+        async move { local.snapshot_group(want).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let state = bench.local.inner.options.state_dir.clone();
+    let note = state.join(format!("journal/{group}.json"));
+    // Stands for a disk that takes no change of a directory.
+    std::fs::remove_file(&note).unwrap();
+    std::fs::create_dir(&note).unwrap();
+    cut.await.unwrap().unwrap_err();
+    assert_eq!(snapshots(&bench.a), 0);
+    std::fs::remove_dir(&note).unwrap();
+    bench.local.snapshot_group(want).await.unwrap();
 }
