@@ -751,7 +751,7 @@ async fn what_is_not_ours_is_told_and_never_touched() {
             .purge(&leftover, &Arc::new(Progress::new()))
             .await
             .unwrap_err();
-        assert_eq!(refused.kind(), Kind::Precondition);
+        assert_eq!(refused.kind(), Kind::NotFound);
     }
     let refused = pool.remove(&record).await.unwrap_err();
     assert!(refused.message().contains("theirs"), "{refused}");
