@@ -18,10 +18,16 @@ use support::calls::{self, Csi};
 use support::{Rig, Storage, get, put, tool, uses};
 
 /// Points that no operation on a file pool passes.
-const NOT_ON_FILES: &[(&str, &str)] = &[(
-    "node.create.noted",
-    "files are never made half; guest_crash_thick dies there",
-)];
+const NOT_ON_FILES: &[(&str, &str)] = &[
+    (
+        "node.create.noted",
+        "files are never made half; guest_crash_thick dies there",
+    ),
+    ("file.discard.emptied", FULL),
+    ("file.discard.unlinked", FULL),
+];
+
+const FULL: &str = "only where there is no room for a name; host_full dies there";
 
 /// A daemon with two file pools on one xfs: `p`, and `q` to copy into.
 fn two_pools() -> Rig {

@@ -30,6 +30,12 @@ impl FsError {
         rustix::io::Errno::from_io_error(&self.source)
     }
 
+    /// Whether the file system has no block or inode left, or its user no more of a quota.
+    pub fn is_no_space(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self.kind(), StorageFull | QuotaExceeded)
+    }
+
     /// The kind of the cause.
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()

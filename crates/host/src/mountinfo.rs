@@ -71,6 +71,11 @@ impl Table {
         Self(points)
     }
 
+    /// Whether anything is mounted at `point`, be it hidden by what is mounted over it or above.
+    pub fn has(&self, point: &Path) -> bool {
+        self.0.contains_key(point)
+    }
+
     /// As [`at`].
     pub fn at(&self, point: &Path) -> Option<&Mount> {
         topmost(self.0.get(point)?, point)

@@ -1,7 +1,9 @@
 //! Where each volume was handed out and how: the arguments behind the kernel's mount table, kept
 //! under `<state>/attachments` so that they are known after a restart of the daemon. The mount
 //! table stays the truth about what *is* mounted; this says what was *asked*. Written before the
-//! act. After a reboot nothing is mounted and what lies at the old paths is somebody else's; only
+//! act, and taken back after it; where that cannot be written, as on a disk that is full, it is known
+//! in memory and written when it can be: what a start finds noted and not mounted is over (see
+//! `ended`). After a reboot nothing is mounted and what lies at the old paths is somebody else's; only
 //! the targets of ephemeral volumes still matter: they tell whether the consumer may return.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use stowage_host::{blocking, durable};
+use stowage_host::{FsError, blocking, durable};
 use stowage_model::error::Context;
 use stowage_model::request::{Access, AccessMode};
-use stowage_model::{Id, PoolName, Result};
+use stowage_model::{Error, Id, PoolName, Result};
 
 use crate::ephemeral::Ground;
 use crate::index::Entry;
@@ -127,8 +129,8 @@ impl Of {
 pub(crate) struct Attachment {
     pub(crate) staging: Option<Staging>,
     pub(crate) targets: BTreeMap<PathBuf, Publication>,
-    /// Targets of an earlier boot. The volume is not in use there, but what was made for it to be
-    /// mounted upon is still to be removed.
+    /// Targets of an earlier boot, or daemon. The volume is not in use there, but what was made for it
+    /// to be mounted upon is still to be removed.
     #[serde(default)]
     pub(crate) left: BTreeSet<PathBuf>,
     /// Of those, the ones that a person mounted, whom no orchestrator mounts again.
@@ -150,6 +152,15 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
+    /// Whether this says of no use that `before` did not.
+    fn is_less_than(&self, before: &Self) -> bool {
+        let staged = self.staging.is_none() || self.staging == before.staging;
+        let mut targets = self.targets.iter();
+        staged
+            && targets.all(|(path, publication)| before.targets.get(path) == Some(publication))
+            && (before.ephemeral || !self.ephemeral)
+    }
+
     /// Whether the volume is not in use.
     pub(crate) fn is_empty(&self) -> bool {
         self.staging.is_none() && self.targets.is_empty()
@@ -171,6 +182,16 @@ impl Attachment {
             self.left.retain(|path| path.symlink_metadata().is_ok());
             let left = &self.left;
             self.unmounted.retain(|path, _| left.contains(path));
+        }
+    }
+
+    /// The volume is not in use at these targets.
+    pub(crate) fn leave(&mut self, over: Vec<PathBuf>) {
+        for target in over {
+            self.targets.remove(&target);
+            if target.symlink_metadata().is_ok() {
+                self.left.insert(target);
+            }
         }
     }
 
@@ -206,6 +227,8 @@ struct Notes {
     boot: String,
     known: Mutex<BTreeMap<Id, Attachment>>,
     unread: Mutex<BTreeMap<PathBuf, String>>,
+    /// Those of which the files say more than is known, and why.
+    late: Mutex<BTreeMap<Id, String>>,
 }
 
 impl Attachments {
@@ -217,6 +240,7 @@ impl Attachments {
             boot,
             known: Mutex::default(),
             unread: Mutex::default(),
+            late: Mutex::default(),
         }))
     }
 
@@ -250,12 +274,20 @@ impl Attachments {
         self.0.lock().clone()
     }
 
+    /// The volumes whose uses ended and whose notes could not be written since, and why.
+    pub(crate) fn late(&self) -> BTreeMap<Id, String> {
+        self.0.late().clone()
+    }
+
     /// Change what is known. It outlives the daemon, but a power cut only for an ephemeral volume,
     /// whose target then tells whether its consumer may return; the mounts that the others tell of
     /// are undone by the power cut as well.
     ///
+    /// The end of a use cannot fail for the want of a block: it has happened. Where it cannot be
+    /// written, the volume is [`Attachments::late`].
+    ///
     /// # Errors
-    /// Internal when it cannot be written.
+    /// Full or Internal when a use that begins cannot be written; nothing is changed then.
     pub(crate) async fn update(
         &self,
         id: &Id,
@@ -303,7 +335,7 @@ impl Notes {
 
     fn enter(&self, path: &Path, id: &Id, mut file: File) {
         let mut known = self.lock();
-        if known.contains_key(id) {
+        if known.contains_key(id) || self.late().contains_key(id) {
             return;
         }
         let attachment = &mut file.attachment;
@@ -332,34 +364,71 @@ impl Notes {
         self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn late(&self) -> std::sync::MutexGuard<'_, BTreeMap<Id, String>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn update(&self, id: &Id, change: impl FnOnce(&mut Attachment)) -> Result<()> {
-        let mut attachment = self.lock().get(id).cloned().unwrap_or_default();
+        let before = self.lock().get(id).cloned().unwrap_or_default();
+        let mut attachment = before.clone();
         change(&mut attachment);
         let path = self.path(id);
-        let failed = || format!("failed to note where {id} is attached");
+        match self.write(&path, &attachment) {
+            Ok(()) => {
+                self.late().remove(id);
+                self.unread().remove(&path);
+            }
+            Err(e) if attachment.is_less_than(&before) => {
+                tracing::warn!(volume.id = %id, error = %e, source = %e.source, "the end of a use is not noted yet");
+                // Better no note than one that tells of uses that are over; unlinking needs no block.
+                if attachment.is_empty() {
+                    let _ = durable::remove_file(&path);
+                }
+                self.late().insert(id.clone(), format!("{e}: {}", e.source));
+            }
+            Err(e) => {
+                let what = format!("failed to note where {id} is attached");
+                return Err(unwritten(e, &self.dir, what));
+            }
+        }
+        let mut known = self.lock();
+        match attachment.says_nothing() {
+            true => drop(known.remove(id)),
+            false => drop(known.insert(id.clone(), attachment)),
+        }
+        Ok(())
+    }
+
+    fn write(&self, path: &Path, attachment: &Attachment) -> Result<(), FsError> {
         if attachment.says_nothing() {
-            durable::remove_file(&path).or_internal(failed)?;
-            self.lock().remove(id);
-            self.unread().remove(&path);
-            return Ok(());
+            return durable::remove_file(path);
         }
         let file = File {
             boot: self.boot.clone(),
-            attachment,
+            attachment: attachment.clone(),
         };
-        let text = serde_json::to_vec(&file).or_internal(failed)?;
-        let write = match file.attachment.ephemeral {
-            true => durable::write_atomic,
-            false => durable::replace,
-        };
-        write(&path, &text).or_internal(failed)?;
-        self.unread().remove(&path);
-        self.lock().insert(id.clone(), file.attachment);
-        Ok(())
+        let text = serde_json::to_vec(&file).map_err(|e| FsError::new("write", path, e))?;
+        match attachment.ephemeral {
+            true => durable::write_atomic(path, &text),
+            false => durable::replace(path, &text),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Id, Attachment>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The error of a write below the state directory.
+pub(crate) fn unwritten(e: FsError, dir: &Path, what: String) -> Error {
+    match e.is_no_space() {
+        true => Error::full(format!(
+            "{what}: the file system of {} is full. Volumes can be unmounted and deleted all the \
+             same; make room there, then ask again",
+            dir.display()
+        ))
+        .caused_by(e),
+        false => Error::internal(what).caused_by(e),
     }
 }
 
@@ -424,6 +493,51 @@ mod tests {
             rebooted.update(&id, forget).await.unwrap();
         }
         assert!(open("2").all().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_use_ends_though_that_cannot_be_written_and_none_begins() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("a");
+        let notes = Attachments::new(dir.clone(), "1".to_owned());
+        notes.load().unwrap();
+        let id = Id::derive(Role::Volume, &Name::new("a").unwrap());
+        notes.update(&id, handed_out).await.unwrap();
+        let (note, away) = (dir.join(format!("{id}.json")), tmp.path().join("note"));
+        // A directory with something in it is replaced by no file.
+        let block = || {
+            std::fs::rename(&note, &away).unwrap();
+            std::fs::create_dir_all(note.join("x")).unwrap();
+        };
+        let unblock = || {
+            std::fs::remove_dir_all(&note).unwrap();
+            std::fs::rename(&away, &note).unwrap();
+        };
+        block();
+        let more = |a: &mut Attachment| {
+            let publication = a.targets.values().next().cloned().unwrap();
+            a.targets.insert("/more".into(), publication);
+        };
+        notes.update(&id, more).await.unwrap_err();
+        assert_eq!(notes.get(&id).targets.len(), 2);
+        let less = |a: &mut Attachment| drop(a.targets.remove(Path::new("/t")));
+        notes.update(&id, less).await.unwrap();
+        assert_eq!(notes.get(&id).targets.len(), 1);
+        assert_eq!(notes.late().len(), 1);
+        unblock();
+        // It is not known anew by what is written.
+        notes.load().unwrap();
+        assert_eq!(notes.get(&id).targets.len(), 1);
+        notes.update(&id, |_| ()).await.unwrap();
+        assert!(notes.late().is_empty());
+        block();
+        let none = |a: &mut Attachment| *a = Attachment::default();
+        notes.update(&id, none).await.unwrap();
+        unblock();
+        notes.load().unwrap();
+        assert!(notes.all().is_empty());
+        notes.update(&id, |_| ()).await.unwrap();
+        assert!(notes.late().is_empty() && !note.exists());
     }
 
     #[test]

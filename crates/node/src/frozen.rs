@@ -70,7 +70,9 @@ impl Inner {
         let Ok(Some(attached)) = entry.pool.attached(record).await else {
             return false;
         };
-        let at = self.options.state_dir.join(format!("thaw-{}", record.id));
+        // A full disk has no room for a directory; that of the locks is in memory.
+        let dirs = [&self.options.state_dir, &self.options.lock_dir];
+        let at = dirs.map(|dir| dir.join(format!("thaw-{}", record.id)));
         let only_read = record.read_only || self.in_place(entry);
         let thawed = blocking(move || {
             let held = device::in_use(&attached.path).ok().flatten();
@@ -95,8 +97,22 @@ fn thaw_at(path: &Path) -> Result<bool, String> {
 }
 
 /// The kernel gives a mount of the same device the file system that it still has, frozen as it is.
-fn thaw_unmounted(device: &Path, fs: FsType, only_read: bool, at: &Path) -> Result<bool, String> {
-    durable::create_dir(at).map_err(|e| e.to_string())?;
+fn thaw_unmounted(
+    device: &Path,
+    fs: FsType,
+    only_read: bool,
+    places: &[PathBuf],
+) -> Result<bool, String> {
+    let mut made = Err("there is no place".to_owned());
+    for at in places {
+        made = durable::create_dir(at)
+            .map(|()| at)
+            .map_err(|e| e.to_string());
+        if made.is_ok() {
+            break;
+        }
+    }
+    let at: &Path = made?;
     let nouuid = (fs == FsType::Xfs).then(|| "nouuid".to_owned());
     let writable: Vec<String> = nouuid.into_iter().collect();
     let reading = fs.untouched(&writable);

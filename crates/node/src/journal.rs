@@ -10,6 +10,8 @@ use stowage_host::{FsError, durable};
 use stowage_model::error::Context;
 use stowage_model::{Error, Id, PoolName, Record, Result};
 
+use crate::attachments::unwritten;
+
 /// What was about to happen, or has happened and is not yet in the pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -156,11 +158,13 @@ impl Journal {
     /// Write an intention down; it is on the disk when this returns.
     ///
     /// # Errors
-    /// Internal when it cannot be written.
+    /// Full or Internal when it cannot be written.
     pub(crate) fn write(&self, id: &Id, intent: &Intent) -> Result<()> {
         let text = serde_json::to_vec(intent).or_internal(|| format!("failed to note {id}"))?;
-        durable::write_atomic(&self.path(id), &text)
-            .or_internal(|| format!("failed to write the journal entry of {id}"))
+        durable::write_atomic(&self.path(id), &text).map_err(|e| {
+            let what = format!("failed to write the journal entry of {id}");
+            unwritten(e, &self.dir, what)
+        })
     }
 
     /// Forget an intention, if there is one.

@@ -19,6 +19,7 @@ mod attachments;
 mod choose;
 mod create;
 mod cut;
+mod ended;
 mod ephemeral;
 mod fill;
 mod findings;

@@ -97,6 +97,7 @@ impl Inner {
             let each = each.for_each_concurrent(RELEASES, async |(entry, _held)| {
                 if let Some(mounts) = mounts {
                     me.thaw(&entry, mounts).await;
+                    me.end_unmounted(&entry, mounts).await;
                 }
                 me.abandoned_staging(&entry.record.id).await;
                 me.limits_again_in(&entry.record.id, pods).await;

@@ -11,7 +11,7 @@ use stowage_model::error::Context;
 use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
 use stowage_model::{Bytes, Error, Id, Result};
 
-use crate::attachments::OWN_STAGING;
+use crate::attachments::{Attachment, OWN_STAGING, unwritten};
 use crate::kubelet::{settled, settled_now};
 use crate::local::{Inner, Local};
 
@@ -58,13 +58,15 @@ impl Local {
             .await
     }
 
-    /// The volume that is in use at this path, or was before the machine was restarted.
+    /// The volume that is in use at this path, or was before the machine or the daemon was restarted.
     pub fn volume_at(&self, target: &Path) -> Option<Id> {
         let target = settled_now(target);
         let all = self.inner.attachments.all();
-        all.into_iter()
-            .find(|(_, a)| a.targets.contains_key(&target) || a.unmounted.contains_key(&target))
-            .map(|(id, _)| id)
+        let used = |a: &Attachment| a.targets.contains_key(&target);
+        let ended = |a: &Attachment| a.left.contains(&target);
+        let found = all.iter().find(|(_, a)| used(a));
+        let found = found.or_else(|| all.iter().find(|(_, a)| ended(a)));
+        found.map(|(id, _)| id.clone())
     }
 
     /// Whether a volume is larger than its pool would make it of this size.
@@ -139,7 +141,7 @@ impl Inner {
     async fn unmount_simply(self: &Arc<Self>, id: &Id, target: &Path) -> Result<()> {
         let entry = self.need_volume(id)?;
         let noted = self.attachments.get(id);
-        let known = noted.targets.contains_key(target) || noted.unmounted.contains_key(target);
+        let known = noted.targets.contains_key(target) || noted.left.contains(target);
         let mounted = || mount::at(target).ok().flatten().is_some();
         if !known && !mounted() {
             return Err(Error::not_found(format!(
@@ -199,8 +201,10 @@ impl Inner {
     pub(crate) fn own_staging(&self, id: &Id) -> Result<PathBuf> {
         let staging = self.own_staging_path(id);
         for path in staging.parent().into_iter().chain([staging.as_path()]) {
-            durable::create_dir(path)
-                .or_internal(|| format!("failed to make {}", path.display()))?;
+            durable::create_dir(path).map_err(|e| {
+                let what = format!("failed to make {}", path.display());
+                unwritten(e, &self.options.state_dir, what)
+            })?;
         }
         Ok(staging)
     }

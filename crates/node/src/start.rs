@@ -287,7 +287,7 @@ impl Inner {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let doors = self.doors.read().unwrap_or_else(PoisonError::into_inner);
         let all = state.findings.iter().chain(doors.values());
-        all.cloned().collect()
+        all.cloned().chain(self.late_finding()).collect()
     }
 
     /// Look at the state directory again, where something in it could not be used.

@@ -272,7 +272,8 @@ impl Inner {
         // Before the target is forgotten: afterwards a call that is repeated after a kill would
         // find nothing to undo, and the device would stay.
         if publication.is_some_and(|p| p.block && p.read_only) {
-            self.drop_reader_device(entry, target).await?;
+            let gone = [target.to_owned()];
+            self.drop_reader_device(entry, &gone).await?;
             failpoint::hit("node.unpublish.reader-dropped");
         }
         let (target, ephemeral) = (target.to_owned(), entry.record.ephemeral);
@@ -302,10 +303,10 @@ impl Inner {
             .await
     }
 
-    /// Detach the read-only loop device unless a target other than this one uses it.
-    async fn drop_reader_device(&self, entry: &Entry, target: &Path) -> Result<()> {
+    /// Detach the read-only loop device unless a target other than these uses it.
+    pub(crate) async fn drop_reader_device(&self, entry: &Entry, gone: &[PathBuf]) -> Result<()> {
         let mut rest = self.attachments.get(&entry.record.id).targets;
-        rest.remove(target);
+        rest.retain(|target, _| !gone.contains(target));
         if rest.values().any(|p| p.block && p.read_only) {
             return Ok(());
         }

@@ -45,6 +45,7 @@ impl Inner {
                     () = me.stopping.cancelled() => return,
                 }
                 me.state_again().await;
+                me.late_notes().await;
             }
         });
     }

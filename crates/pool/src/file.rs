@@ -9,7 +9,8 @@
 //!   <path>/trash/<id>.<n>/…             removed; unlinked in the background
 //! ```
 //!
-//! A volume comes and goes by one rename, so there is no state in between. On xfs and btrfs,
+//! A volume comes and goes by one rename, so there is no state in between, but where the file system is
+//! too full for a name in the trash: there it goes by losing its bytes, which needs no block. On xfs and btrfs,
 //! snapshots, clones and restores share blocks (FICLONE) and take no time; elsewhere there are no
 //! snapshots. The file system itself keeps a deleted volume's bytes from the next one: new blocks
 //! read as zeros.

@@ -12,6 +12,7 @@ use stowage_model::{Bytes, Id, PoolKind, Record, Result};
 
 use super::Shared;
 use super::ledger::Space;
+use super::volume::is_hollow;
 use crate::{Defect, Found, Leftover, Scan};
 
 impl Shared {
@@ -29,8 +30,8 @@ impl Shared {
         for name in self.names("making")? {
             let place = self.options.path.join("making").join(&name);
             match stowage_model::id::is_plain_word(&name) && is_only_files(&place) {
-                // On a file system that is full, or turned read-only, it stays, and is in nobody's
-                // way: nothing is made there.
+                // On a file system that turned read-only it stays, and is in nobody's way: nothing is
+                // made there.
                 true => match self.throw_away(&place, &name) {
                     Ok(_) => {}
                     Err(e) => scan.defects.push(Defect::Unreadable {
@@ -74,6 +75,18 @@ impl Shared {
             scan.defects.push(Defect::Foreign(shown));
             return;
         };
+        if is_hollow(&dir) && is_only_files(&dir) {
+            // The removal was decided, and its bytes are gone.
+            match self.throw_away(&dir, name) {
+                Ok(_) => tracing::info!(volume.id = %id, "a removal that was cut off is ended"),
+                Err(e) => scan.defects.push(Defect::Unreadable {
+                    what: shown,
+                    id: Some(id),
+                    why: format!("removed, but for its name: {}", e.chain()),
+                }),
+            }
+            return;
+        }
         match read_record(&dir).and_then(|record| {
             if record.id != id {
                 return Err(stowage_model::Error::internal(

@@ -116,6 +116,43 @@ mod devices;
 mod space;
 
 #[tokio::test]
+async fn a_removal_that_was_cut_off_is_ended_and_lost_data_are_not_taken_for_one() {
+    let bench = Bench::new(FsKind::Xfs);
+    let names = ["emptied", "unrecorded", "bare", "lost", "kept"];
+    for name in names {
+        bench.make(name, Bytes::mib(8)).await;
+    }
+    let at = |name: &str| bench.dir(&volume(name, Provisioning::Thick));
+    // As `discard` leaves it, killed after each of its steps.
+    for name in ["emptied", "unrecorded"] {
+        std::fs::write(at(name).join("data"), "").unwrap();
+    }
+    std::fs::remove_file(at("unrecorded").join("record.json")).unwrap();
+    for file in ["data", "record.json"] {
+        std::fs::remove_file(at("bare").join(file)).unwrap();
+    }
+    // Somebody moved it away, perhaps.
+    std::fs::remove_file(at("lost").join("data")).unwrap();
+    let scan = bench.again().scan().await.unwrap();
+    let found: Vec<&str> = scan.found.iter().map(|f| f.record.name.as_str()).collect();
+    assert_eq!(found, ["kept"]);
+    assert_eq!(scan.leftovers.len(), 3, "{:?}", scan.leftovers);
+    let [Defect::Unreadable { what, why, .. }] = &scan.defects[..] else {
+        panic!("{:?}", scan.defects)
+    };
+    assert!(what.contains(at("lost").to_str().unwrap()), "{what}");
+    assert!(why.contains("data"), "{why}");
+    assert!(at("lost").join("record.json").exists());
+    // A removal that could not be ended is ended by the next, and until then nothing can be used.
+    let half = bench.make("half", Bytes::mib(8)).await;
+    std::fs::write(bench.dir(&half).join("data"), "").unwrap();
+    assert!(bench.pool.attach(&half, Attach::Held).await.is_err());
+    std::fs::remove_file(bench.dir(&half).join("record.json")).unwrap();
+    bench.pool.remove(&half).await.unwrap();
+    assert!(!bench.dir(&half).exists());
+}
+
+#[tokio::test]
 async fn what_is_set_aside_is_promised_to_no_file() {
     let fs = LoopFs::new(FsKind::Xfs, 1 << 30).unwrap();
     let options = Options {

@@ -218,35 +218,56 @@ impl Shared {
     pub(super) fn remove(&self, record: &Record) -> Result<Removed> {
         self.present()?;
         let place = self.dir(record);
-        if !self.known(record, Kind::Precondition)? {
+        if !is_hollow(&place) && !self.known(record, Kind::Precondition)? {
             self.ledger.strike(&record.id);
             return Ok(Removed::Gone);
         }
         self.unattached(record)?;
         self.nothing_foreign(&place)?;
         let size = Bytes(reflink::allocated_bytes(&self.data(record)).unwrap_or(0));
-        let handle = self.throw_away(&place, record.id.as_str())?;
+        let removed = self.throw_away(&place, record.id.as_str())?;
         self.ledger.strike(&record.id);
         self.forget_device(&record.id);
-        Ok(Removed::ToPurge(Leftover { handle, size }))
+        Ok(match removed {
+            Some(handle) => Removed::ToPurge(Leftover { handle, size }),
+            None => Removed::Gone,
+        })
     }
 
-    /// Move something to the trash, under a name nothing else will have; answers its handle there.
-    pub(super) fn throw_away(&self, place: &Path, name: &str) -> Result<String> {
+    /// Move something to the trash, under a name nothing else will have; answers its handle there. On
+    /// a file system that has no room for a name it is removed at once, which needs none.
+    pub(super) fn throw_away(&self, place: &Path, name: &str) -> Result<Option<String>> {
         let unique = (std::process::id(), TRASHED.fetch_add(1, Ordering::Relaxed));
         let handle = format!("trash/{name}.{}-{}", unique.0, unique.1);
-        durable::rename(place, &self.options.path.join(&handle))
-            .or_internal(|| format!("failed to remove {name} from pool {}", self.name()))?;
-        Ok(handle)
+        let failed = || format!("failed to remove {name} from pool {}", self.name());
+        match durable::rename(place, &self.options.path.join(&handle)) {
+            Ok(()) => return Ok(Some(handle)),
+            Err(e) if e.is_no_space() => {}
+            Err(e) => return Err(Error::internal(failed()).caused_by(e)),
+        }
+        tracing::info!(path = %place.display(), "no room for a name in the trash");
+        discard(place).map_err(|e| match out_of_space(&e) {
+            true => Error::full(format!(
+                "{}: the file system under {} is full; make room there outside of the pool",
+                failed(),
+                self.options.path.display()
+            ))
+            .caused_by(e),
+            false => Error::internal(failed()).caused_by(e),
+        })?;
+        self.ledger.parted();
+        self.reclaim().or_internal(failed)?;
+        Ok(None)
     }
 
     pub(super) fn check_removable(&self, record: &Record) -> Result<()> {
         self.present()?;
-        match self.known(record, Kind::Precondition)? {
-            true => self.unattached(record),
-            false => return Ok(()),
-        }?;
-        self.nothing_foreign(&self.dir(record))
+        let place = self.dir(record);
+        if !is_hollow(&place) && !self.known(record, Kind::Precondition)? {
+            return Ok(());
+        }
+        self.unattached(record)?;
+        self.nothing_foreign(&place)
     }
 
     /// What somebody put into a volume's directory must not go with it.
@@ -291,8 +312,9 @@ impl Shared {
             self.nothing_foreign(&path)?;
         }
         let is_dir = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
-        if is_dir {
-            free_now(&path.join("data")).or_internal(failed)?;
+        if is_dir && let Err(error) = free_now(&path.join("data")) {
+            // btrfs needs room to make a file shorter, and none to remove it.
+            tracing::debug!(path = %path.display(), %error, "its blocks are freed with it");
         }
         let removed = match is_dir {
             true => durable::remove_dir_all(&path),
@@ -432,10 +454,11 @@ impl Shared {
         Err(Error::new(otherwise, format!("{shown} {what}")))
     }
 
-    /// Length of the data file; `None` when the volume is not there.
+    /// Length of the data file; `None` when the volume is not there, or is being removed, see
+    /// [`discard`].
     pub(super) fn length(&self, record: &Record) -> Result<Option<Bytes>> {
         match fs::metadata(self.data(record)) {
-            Ok(meta) => Ok(Some(Bytes(meta.len()))),
+            Ok(meta) => Ok(Some(Bytes(meta.len())).filter(|length| *length > Bytes(0))),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::internal(format!("failed to look at {}", record.id)).caused_by(e)),
         }
@@ -443,6 +466,48 @@ impl Shared {
 
     fn name(&self) -> &str {
         self.options.name.as_str()
+    }
+}
+
+/// Removes what is one of our directories, or a file, where there is room for nothing. A volume is none
+/// any more when its bytes are gone, which no other state of it looks like: its record goes after them,
+/// and the empty file last, so that a directory is never taken for one whose data somebody has moved.
+fn discard(place: &Path) -> std::io::Result<()> {
+    if !fs::symlink_metadata(place)?.is_dir() {
+        fs::remove_file(place)?;
+        return durable::fsync_dir(place.parent().unwrap_or(place)).map_err(|e| e.source);
+    }
+    let data = place.join("data");
+    free_now(&data)?;
+    if let Ok(meta) = fs::symlink_metadata(&data) {
+        if meta.len() > 0 {
+            let why = "it has another link, which would lose its bytes as well";
+            return Err(std::io::Error::other(format!("{}: {why}", data.display())));
+        }
+        fs::File::open(&data)?.sync_all()?;
+    }
+    failpoint::hit("file.discard.emptied");
+    for entry in fs::read_dir(place)? {
+        let path = entry?.path();
+        if path != data && path.file_name().is_none_or(|name| name != RECORD) {
+            fs::remove_file(path)?;
+        }
+    }
+    for last in [place.join(RECORD), data] {
+        match fs::remove_file(last) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => failpoint::hit("file.discard.unlinked"),
+        }
+    }
+    fs::remove_dir(place)?;
+    durable::fsync_dir(place.parent().unwrap_or(place)).map_err(|e| e.source)
+}
+
+/// Whether a directory of ours is what a [`discard`] that was cut off left.
+pub(super) fn is_hollow(place: &Path) -> bool {
+    match fs::symlink_metadata(place.join("data")) {
+        Ok(meta) => meta.is_file() && meta.len() == 0,
+        Err(_) => fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none()),
     }
 }
 

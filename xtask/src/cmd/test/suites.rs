@@ -94,6 +94,7 @@ pub(super) const SUITES: &[Suite] = &[
     row("app-host_csi_rules", Place::Host, 60),
     row("app-host_daemon", Place::Host, 60),
     row("app-host_doctor", Place::Host, 45),
+    row("app-host_full", Place::Host, 120),
     row("app-host_lifecycle", Place::Host, 60),
     row("app-host_limits", Place::Alone, 140),
     row("app-host_stage", Place::Host, 60),
