@@ -71,6 +71,16 @@ impl Cmd {
         self
     }
 
+    /// Adds to the last of [`Cmd::settings`], for a configuration that may be given only once.
+    #[must_use]
+    pub fn also_set(mut self, more: &str) -> Self {
+        if let Some(last) = self.settings.last_mut() {
+            last.push(" ");
+            last.push(more);
+        }
+        self
+    }
+
     /// Gives these bytes on stdin, then end of file. The place for keys: they appear in no message.
     #[must_use]
     pub fn stdin(mut self, bytes: Vec<u8>) -> Self {

@@ -350,7 +350,17 @@ impl Vg {
     /// suspending a device and resuming it leaves whoever uses the device hanging.
     pub(crate) async fn change(&self, cmd: Cmd) -> Result<(), CmdError> {
         self.forget_report();
-        let ran = self.run_on(self.alone(cmd), true, &[]).await;
+        let unarchived = cmd.clone().also_set("backup{backup=0 archive=0}");
+        let mut ran = self.run_on(self.alone(cmd), true, &[]).await;
+        if ran.as_ref().is_err_and(lacks_an_archive) {
+            // On a disk of the host's that is full; the group is not on it, and is to give back what
+            // it holds all the same.
+            tracing::warn!(
+                vg = self.name,
+                "no room for the host's archive of LVM's metadata"
+            );
+            ran = self.run_on(self.alone(unarchived), true, &[]).await;
+        }
         self.changed(ran).await
     }
 
@@ -726,6 +736,13 @@ pub(crate) fn missing(vg: &str) -> Error {
 /// Whether a command failed with LVM's exit code 5 (ECMD_FAILED) and this in its text.
 pub(crate) fn says(error: &CmdError, text: &str) -> bool {
     error.code() == Some(5) && error.stderr().contains(text)
+}
+
+/// Whether LVM changed nothing because it could not keep a copy of the metadata from before under
+/// /etc/lvm/archive (archive.c and format-text.c of LVM; lvm.conf(5), backup/archive).
+fn lacks_an_archive(error: &CmdError) -> bool {
+    let no_room = says(error, "/.lvm_") && says(error, "No space left on device");
+    no_room || says(error, "temporary archive name")
 }
 
 /// The medium of a group: that of its disks, when they agree.

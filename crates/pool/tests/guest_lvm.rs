@@ -637,6 +637,38 @@ async fn a_group_whose_metadata_are_full_refuses_and_deletes() {
 }
 
 #[tokio::test]
+async fn a_host_without_room_for_lvms_archive_gives_volumes_back() {
+    let bench = Bench::new().await;
+    for inodes in [false, true] {
+        let pool = pool(&bench, 1).await;
+        let (record, cut) = (volume("v"), snapshot("s", &volume("v")));
+        pool.create(&record, Bytes::mib(16)).await.unwrap();
+        pool.snapshot(&record, &cut).await.unwrap();
+        let size = if inodes { "nr_inodes=3" } else { "size=64k" };
+        bench
+            .sh(&format!(
+                "mkdir -p /run/etc; mount -t tmpfs -o {size} etc /run/etc; mkdir /run/etc/lvm; \
+                 head -c 1M /dev/zero >/run/etc/fill || true"
+            ))
+            .await;
+        let kept = bench.settings_by(|before| {
+            let off = "backup { backup=0 archive=0 }";
+            let on = r#"backup { backup=1 archive=1 archive_dir="/run/etc/lvm" backup_dir="/run/etc/lvm" }"#;
+            assert!(before.contains(off), "{before}");
+            before.replace(off, on)
+        });
+        let pool = open(&bench).await;
+        for record in [&cut, &record] {
+            destroy(&pool, record).await;
+        }
+        assert_eq!(found(&pool).await, []);
+        drop(kept);
+        bench.run(&["umount", "/run/etc"]).await;
+        bench.blank().await;
+    }
+}
+
+#[tokio::test]
 async fn what_a_drained_disk_leaves_is_told_and_made() {
     let bench = Bench::new().await;
     let pool = pool(&bench, 3).await;

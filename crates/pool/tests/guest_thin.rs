@@ -390,6 +390,138 @@ async fn promises_and_fill_have_limits() {
     guest::sweep(&pool).await;
 }
 
+/// What the kernel says of the thin pool.
+async fn state(bench: &Bench) -> String {
+    bench
+        .sh("dmsetup status $(dmsetup ls | cut -f1 | grep tpool)")
+        .await
+}
+
+/// How long writers wait for room in a thin pool that is full, in seconds, before they fail.
+async fn patience(bench: &Bench, seconds: u32) {
+    let knob = "/sys/module/dm_thin_pool/parameters/no_space_timeout";
+    bench.sh(&format!("echo {seconds} >{knob}")).await;
+}
+
+#[tokio::test]
+async fn a_thin_pool_without_data_is_emptied() {
+    let bench = Bench::new().await;
+    let before = pool(&bench, Bytes::mib(100)).await;
+    for name in ["v", "w"] {
+        before.create(&volume(name), Bytes::mib(140)).await.unwrap();
+    }
+    let (v, w) = (volume("v"), volume("w"));
+    let at = device(&before, &v).await;
+    bench.ext4(&at).await;
+    let mounted = bench.mount(&at, "rw").await;
+    mounted.write("kept", b"kept");
+    patience(&bench, 3).await;
+    let full = mounted.point.join("fill");
+    bench
+        .sh(&format!(
+            "dd if=/dev/zero of={0} bs=1M count=120 2>&1; ! sync -f {0}",
+            text(&full)
+        ))
+        .await;
+    let said = state(&bench).await;
+    assert!(said.contains("out_of_data_space"), "{said}");
+    // A daemon that starts now finds everything, and can take it away.
+    let pool = open(&bench).await;
+    assert_eq!(found(&pool).await.len(), 2);
+    bench.timed("unmount", mounted.unmount(&bench)).await;
+    pool.detach(&v).await.unwrap();
+    let refused = pool.create(&volume("x"), Bytes::mib(4)).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Full, "{refused}");
+    destroy(&pool, &w).await;
+    // What reached the pool before it was full is there.
+    let mounted = bench.mount(&device(&pool, &v).await, "ro").await;
+    assert!(mounted.has("kept"));
+    mounted.unmount(&bench).await;
+    pool.detach(&v).await.unwrap();
+    destroy(&pool, &v).await;
+    assert_eq!(found(&pool).await, []);
+    let said = state(&bench).await;
+    assert!(!said.contains("out_of_data_space"), "{said}");
+    pool.create(&v, Bytes::mib(4)).await.unwrap();
+    guest::sweep(&pool).await;
+    patience(&bench, 60).await;
+}
+
+#[tokio::test]
+async fn a_thin_pool_without_metadata_lets_go_of_its_volumes() {
+    let bench = Bench::new().await;
+    bench
+        .run(&["vgcreate", "-y", "-q", VG, text(&bench.disks[0])])
+        .await;
+    bench
+        .sh(&format!(
+            "lvcreate -y -q --type thin-pool -Zy -n tp-0 -L 1G --poolmetadatasize 4M {VG}"
+        ))
+        .await;
+    let before = open(&bench).await;
+    let (v, w) = (volume("v"), volume("w"));
+    for record in [&v, &w] {
+        before.create(record, Bytes::mib(64)).await.unwrap();
+    }
+    let at = device(&before, &v).await;
+    bench.ext4(&device(&before, &w).await).await;
+    let mounted = bench.mount(&device(&before, &w).await, "rw").await;
+    fill(&at, 0, 40, 1);
+    // Each snapshot of the kernel's own, and a block that is no longer shared, takes some metadata.
+    let id = bench
+        .sh(&format!("lvs --noheadings -o thin_id {VG}/{}", lv(&v)))
+        .await;
+    bench
+        .sh(&format!(
+            "pool=$(dmsetup ls | cut -f1 | grep tpool); n=1000; \
+             while dmsetup message $pool 0 \"create_snap $n {0}\" 2>/dev/null && \
+                dd if=/dev/zero of={1} bs=4k count=1 seek=$(( n * 592 % 10000 )) oflag=direct 2>/dev/null; \
+             do n=$(( n + 1 )); test $n -lt 4000 || exit 1; done",
+            id.trim(),
+            text(&at)
+        ))
+        .await;
+    let said = state(&bench).await;
+    assert!(
+        said.contains(" ro ") || said.contains("out_of_metadata"),
+        "{said}"
+    );
+    // A daemon that starts now finds everything, and says what is wrong.
+    let pool = open(&bench).await;
+    assert_eq!(found(&pool).await.len(), 2);
+    let told = pool.tend().await.unwrap();
+    let full = |f: &&stowage_model::volumes::Finding| f.trouble == Trouble::PoolFull;
+    assert!(
+        told.iter()
+            .find(full)
+            .is_some_and(|f| f.mend.contains("poolmetadatasize")),
+        "{told:?}"
+    );
+    bench.timed("unmount", mounted.unmount(&bench)).await;
+    for record in [&v, &w] {
+        pool.detach(record).await.unwrap();
+        destroy(&pool, record).await;
+    }
+    assert_eq!(found(&pool).await, []);
+    let refused = pool.create(&v, Bytes::mib(4)).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Full, "{refused}");
+    // The way out that is told.
+    bench
+        .run(&[
+            "lvextend",
+            "-q",
+            "--poolmetadatasize",
+            "+8M",
+            &format!("{VG}/tp-0"),
+        ])
+        .await;
+    let pool = open(&bench).await;
+    pool.create(&v, Bytes::mib(4)).await.unwrap();
+    let said = state(&bench).await;
+    println!("{said}");
+    guest::sweep(&pool).await;
+}
+
 #[tokio::test]
 async fn a_pool_may_be_all_that_is_free() {
     let bench = Bench::new().await;

@@ -19,7 +19,16 @@ impl ThinPool {
         };
         self.unneeded(&report, lv, record).await?;
         hit("thin.remove.begin");
-        self.vg.lvremove(&name).await?;
+        if let Err(e) = self.vg.lvremove(&name).await {
+            // Where the kernel takes no changes, as without metadata, LVM forgets the volume and tells
+            // the kernel later.
+            let report = self.vg.report().await?;
+            if report.lv(&name).is_some() {
+                return Err(e);
+            }
+            self.vg.is_gone(&report, record)?;
+            tracing::warn!(lv = name, error = %e.chain(), "removed, but for its blocks");
+        }
         hit("thin.remove.made");
         Ok(Removed::Gone)
     }
