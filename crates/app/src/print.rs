@@ -59,6 +59,12 @@ fn put(text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Say what is to be known about what is printed, beside it.
+pub(crate) fn warn(text: &str) {
+    // Nobody reads it any more, perhaps; the answer is what counts.
+    let _ = writeln!(std::io::stderr(), "stowage: {text}");
+}
+
 /// Aligned columns.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,

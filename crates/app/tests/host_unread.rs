@@ -12,9 +12,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use stowage_csi::proto::CreateVolumeRequest;
+use stowage_csi::proto::{
+    ControllerExpandVolumeRequest, ControllerGetVolumeHealthRequest, ControllerGetVolumeRequest,
+    CreateVolumeRequest, GetSnapshotRequest, ListSnapshotsRequest, ListVolumesRequest,
+};
 use stowage_testkit::disk::{FsKind, LoopFs};
-use support::calls::{Code, Csi, Mode, map, mount, refused, text, volume};
+use support::calls::{
+    Code, Csi, MIB, Mode, Status, from_snapshot, from_volume, map, mount, publishing, range,
+    refused, staging_of, text, volume,
+};
 use support::uses as on;
 use support::{Rig, Storage, get, put};
 
@@ -66,26 +72,70 @@ fn what_a_pool_holds_that_was_not_there_at_the_start_is_not_taken_for_gone() {
     rig.start();
     let csi = Csi::new(&rig);
     let named = ["pool p", "bring it back"];
-    refused(csi.delete(&id), Code::FailedPrecondition, &named);
-    refused(csi.drop_snapshot(&cut), Code::FailedPrecondition, &named);
-    refused(
-        csi.unpublish(&id, &target),
-        Code::FailedPrecondition,
-        &named,
-    );
-    refused(csi.unstage(&id, &staging), Code::FailedPrecondition, &named);
+    fn not_known<T>(answer: Result<T, Status>) {
+        refused(answer, Code::Unavailable, &["pool p", "bring it back"]);
+    }
+    not_known(csi.delete(&id));
+    not_known(csi.drop_snapshot(&cut));
+    not_known(csi.unpublish(&id, &target));
+    not_known(csi.unstage(&id, &staging));
     // It may be the very volume that is in there, whoever may hold it as well.
-    refused(
-        csi.create_volume(volume("v")),
-        Code::FailedPrecondition,
-        &named,
+    not_known(csi.create_volume(volume("v")));
+    not_known(csi.create_volume(in_pool("w", "p")));
+    // Nor is it told to be gone.
+    let volume_id = || id.clone();
+    not_known(csi.list_volumes(ListVolumesRequest::default()));
+    not_known(csi.list_snapshots(ListSnapshotsRequest::default()));
+    not_known(csi.list_snapshots(ListSnapshotsRequest {
+        snapshot_id: cut.clone(),
+        ..Default::default()
+    }));
+    not_known(csi.get_snapshot(GetSnapshotRequest {
+        snapshot_id: cut.clone(),
+        ..Default::default()
+    }));
+    not_known(csi.controller_get_volume(ControllerGetVolumeRequest {
+        volume_id: volume_id(),
+    }));
+    not_known(
+        csi.controller_get_volume_health(ControllerGetVolumeHealthRequest {
+            volume_id: volume_id(),
+            ..Default::default()
+        }),
     );
-    refused(
-        csi.create_volume(in_pool("w", "p")),
-        Code::FailedPrecondition,
-        &named,
-    );
-    assert_eq!(rig.ok(&["volume", "list"]), json!([]));
+    not_known(csi.controller_expand_volume(ControllerExpandVolumeRequest {
+        volume_id: volume_id(),
+        capacity_range: Some(range(128 * MIB, 0)),
+        ..Default::default()
+    }));
+    not_known(csi.cut("t", &id));
+    for source in [from_volume(&id), from_snapshot(&cut)] {
+        not_known(csi.create_volume(CreateVolumeRequest {
+            volume_content_source: source,
+            ..in_pool("copy", "q")
+        }));
+    }
+    not_known(csi.node_stage_volume(staging_of(&id, &staging, writer())));
+    not_known(csi.node_publish_volume(publishing(&id, &staging, &rig.path("t2"), writer())));
+    not_known(csi.stats(&id, &target));
+    // People see what is known, and what is not beside it.
+    for list in [["volume", "list"], ["snapshot", "list"]] {
+        let listed = rig.run(&list);
+        assert_eq!(listed.ok().json(), json!([]));
+        assert!(
+            listed.stderr.contains("not all is listed"),
+            "{}",
+            listed.stderr
+        );
+        assert!(named.iter().all(|word| listed.stderr.contains(word)));
+    }
+    for order in [
+        ["volume", "show", "v"],
+        ["volume", "delete", "v"],
+        ["snapshot", "delete", "s"],
+    ] {
+        rig.run(&order).fails_with(&named);
+    }
     let found = rig.run(&["doctor"]);
     assert!(found.stdout.contains("\"p\""), "{}", found.stdout);
     // Who asks for another pool is not concerned, nor are its volumes.

@@ -22,6 +22,10 @@ fn code(kind: Kind) -> Code {
         // still come of the call, so it keeps asking and leaks nothing.
         Kind::Pending => Code::Aborted,
         Kind::Precondition => Code::FailedPrecondition,
+        // Every sidecar and kubelet asks again, and takes it that something may be there: none
+        // forgets a volume or mount for it. FAILED_PRECONDITION is final to external-provisioner,
+        // which would not delete what it once asked for, and "in use" to external-resizer.
+        Kind::Unavailable => Code::Unavailable,
         Kind::Denied => Code::PermissionDenied,
         // The spec's "missing or unsupported field" and "source incompatible or not supported"
         // are INVALID_ARGUMENT. FAILED_PRECONDITION would say that another call could mend it

@@ -21,6 +21,8 @@ pub enum Kind {
     Pending,
     /// The state of the thing forbids the request; a person or another call must change it first.
     Precondition,
+    /// Whether the thing exists is not known now, or what it is; ask again later.
+    Unavailable,
     /// The caller may not do this.
     Denied,
     /// The request is known but this build or pool cannot serve it.
@@ -33,7 +35,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for tests over the doors' code tables.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Invalid,
         Kind::OutOfRange,
         Kind::NotFound,
@@ -41,6 +43,7 @@ impl Kind {
         Kind::Full,
         Kind::Pending,
         Kind::Precondition,
+        Kind::Unavailable,
         Kind::Denied,
         Kind::Unsupported,
         Kind::BadToken,
@@ -57,6 +60,7 @@ impl Kind {
             Kind::Full => "full",
             Kind::Pending => "pending",
             Kind::Precondition => "precondition",
+            Kind::Unavailable => "unavailable",
             Kind::Denied => "denied",
             Kind::Unsupported => "unsupported",
             Kind::BadToken => "bad-token",
@@ -108,6 +112,8 @@ impl Error {
         pending => Pending,
         /// The state forbids it.
         precondition => Precondition,
+        /// What is there is not known.
+        unavailable => Unavailable,
         /// Not allowed.
         denied => Denied,
         /// Known but not served here.

@@ -165,6 +165,9 @@ pub struct Finding {
 /// Make, grow, cut and remove volumes. Every call is idempotent: a retry finds what the first
 /// try did. Work goes on when the caller hangs up; a caller who comes back while it runs joins it
 /// or is told [`crate::Kind::Pending`].
+///
+/// [`crate::Kind::NotFound`] says that a thing is not there. While that is not known, since what may
+/// hold it cannot be read now, every call is [`crate::Kind::Unavailable`] instead.
 #[async_trait]
 pub trait Volumes: Send + Sync {
     /// Make a volume, or find the one that this same request made.
@@ -199,6 +202,9 @@ pub trait Volumes: Send + Sync {
     async fn volume(&self, id: &Id) -> Result<Volume>;
 
     /// Every volume, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Unavailable`] while there may be more.
     async fn volumes(&self) -> Result<Vec<Volume>>;
 
     /// Cut a snapshot, or find the one this same request cut.
@@ -214,7 +220,16 @@ pub trait Volumes: Send + Sync {
     /// [`crate::Kind::Invalid`] for a member of a group, [`crate::Kind::Precondition`] while volumes read it.
     async fn delete_snapshot(&self, id: &Id) -> Result<()>;
 
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`].
+    async fn one_snapshot(&self, id: &Id) -> Result<Snapshot>;
+
     /// Every snapshot, in the order of their ids.
+    ///
+    /// # Errors
+    /// As [`Volumes::volumes`].
     async fn snapshots(&self) -> Result<Vec<Snapshot>>;
 
     /// Cut several volumes at one moment: all or none.

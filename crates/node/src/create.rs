@@ -248,7 +248,7 @@ impl Inner {
         let filled = self.fill(new).await;
         // Work that goes on by a retry, or at the next start, keeps what it has.
         if let Err(e) = &filled
-            && e.kind() != Kind::Pending
+            && !matches!(e.kind(), Kind::Pending | Kind::Unavailable)
             && !self.stopping.is_cancelled()
         {
             self.index.remove(&new.record.id);
@@ -258,11 +258,13 @@ impl Inner {
     }
 
     fn source(&self, source: &Source) -> Result<Entry> {
-        let entry = self.index.get(source.id()).ok_or_else(|| match source {
-            Source::Snapshot(id) => {
-                Error::not_found(format!("there is no snapshot {id} to restore from"))
-            }
-            Source::Volume(id) => Error::not_found(format!("there is no volume {id} to clone")),
+        let id = source.id();
+        let entry = self.index.get(id).ok_or_else(|| {
+            let gone = match source {
+                Source::Snapshot(_) => format!("there is no snapshot {id} to restore from"),
+                Source::Volume(_) => format!("there is no volume {id} to clone"),
+            };
+            self.unread.absent(id, gone)
         })?;
         let (wants_snapshot, role) = match source {
             Source::Snapshot(_) => (true, "a snapshot"),

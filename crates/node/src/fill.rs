@@ -58,7 +58,8 @@ impl Inner {
             Error::internal(format!("{} has no source to be filled from", new.title()))
         })?;
         let source = self.index.get(source_id).ok_or_else(|| {
-            Error::not_found(format!("the source of {} is gone; delete it", new.title()))
+            let gone = format!("the source of {} is gone; delete it", new.title());
+            self.unread.absent(source_id, gone)
         })?;
         let job = self.jobs.begin(
             "copy",

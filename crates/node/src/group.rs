@@ -294,7 +294,7 @@ impl Inner {
     }
 
     pub(crate) fn need_group(&self, id: &Id) -> Result<Group> {
-        let members = self.members(id);
+        let members = self.whole_group(id)?;
         if members.is_empty() {
             return Err(Error::not_found(format!(
                 "there is no group of snapshots {id}"

@@ -53,6 +53,6 @@ mod unread;
 
 pub use ephemeral::EphemeralRules;
 pub use jobs::Job;
-pub use local::{Local, Options};
+pub use local::{Listing, Local, Options};
 pub use pools::{PoolConfig, Wipe};
 pub use simple::MountRequest;

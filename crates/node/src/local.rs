@@ -136,10 +136,12 @@ impl Inner {
     }
 
     pub(crate) fn need_volume(&self, id: &Id) -> Result<Entry> {
-        self.index
-            .get(id)
-            .filter(|e| !e.record.is_snapshot())
-            .ok_or_else(|| Error::not_found(format!("there is no volume {id}")))
+        let gone = || format!("there is no volume {id}");
+        match self.index.get(id) {
+            Some(entry) if entry.record.is_snapshot() => Err(Error::not_found(gone())),
+            Some(entry) => Ok(entry),
+            None => Err(self.unread.absent(id, gone())),
+        }
     }
 
     pub(crate) fn volume_of(&self, entry: &Entry) -> Result<Volume> {
@@ -255,6 +257,34 @@ impl Inner {
     }
 }
 
+/// Whether this is a snapshot that somebody asked for. Passing ones, that only feed a copy, are
+/// nobody's business.
+fn lasts(entry: &Entry) -> bool {
+    entry.record.is_snapshot() && !entry.record.ephemeral
+}
+
+/// What there is, as far as that is known.
+#[derive(Debug)]
+pub struct Listing<T> {
+    /// In the order of their ids.
+    pub all: Vec<T>,
+    /// What may hold more of them, each with the way out.
+    pub gaps: Vec<Error>,
+}
+
+impl<T> Listing<T> {
+    /// All there is.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Unavailable`] while there may be more.
+    pub fn whole(self) -> Result<Vec<T>> {
+        match self.gaps.into_iter().next() {
+            None => Ok(self.all),
+            Some(gap) => Err(gap),
+        }
+    }
+}
+
 /// How long a command waits for another that works on its volume.
 const TURN: Duration = Duration::from_secs(2);
 
@@ -281,19 +311,41 @@ impl Local {
     /// is unread.
     ///
     /// # Errors
-    /// [`stowage_model::Kind::Precondition`] naming the pool it may be in, and the way out.
+    /// [`stowage_model::Kind::Unavailable`] naming the pool it may be in, and the way out.
     pub fn rule_out(&self, id: &Id) -> Result<()> {
         self.inner.unread.rule_out(id)
     }
 
-    /// The volumes that are known by now. Right after the start more may be: [`Volumes::volumes`]
-    /// waits for them.
+    /// The volumes that are known by now. Right after the start more may be:
+    /// [`Local::list_volumes`] waits for them.
     ///
     /// # Errors
-    /// As [`Volumes::volumes`].
-    pub fn volumes_known(&self) -> Result<Vec<Volume>> {
+    /// When the mount table cannot be read.
+    pub fn volumes_known(&self) -> Result<Listing<Volume>> {
+        // Before the look: what is read meanwhile is not listed, perhaps.
+        let gaps = self.inner.unread.gaps();
         let volumes = self.inner.index.list(|e| !e.record.is_snapshot());
-        Ok(volumes.into_iter().map(|e| self.inner.shown(e)).collect())
+        let all = volumes.into_iter().map(|e| self.inner.shown(e)).collect();
+        Ok(Listing { all, gaps })
+    }
+
+    /// The volumes that are known.
+    ///
+    /// # Errors
+    /// As [`Local::volumes_known`].
+    pub async fn list_volumes(&self) -> Result<Listing<Volume>> {
+        self.inner.first_reading(|| false).await;
+        self.volumes_known()
+    }
+
+    /// The snapshots that are known.
+    pub async fn list_snapshots(&self) -> Listing<Snapshot> {
+        self.inner.first_reading(|| false).await;
+        // Before the look, as with volumes.
+        let gaps = self.inner.unread.gaps();
+        let lasting = self.inner.index.list(lasts);
+        let all = lasting.iter().map(|e| self.inner.snapshot_of(e)).collect();
+        Listing { all, gaps }
     }
 
     /// Make a pool from a definition and remember it across restarts.
@@ -412,8 +464,7 @@ impl Volumes for Local {
     }
 
     async fn volumes(&self) -> Result<Vec<Volume>> {
-        self.inner.first_reading(|| false).await;
-        self.volumes_known()
+        self.list_volumes().await?.whole()
     }
 
     async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot> {
@@ -425,14 +476,18 @@ impl Volumes for Local {
         detached!(self, &id.clone(), |me| me.remove_snapshot(&id))
     }
 
+    async fn one_snapshot(&self, id: &Id) -> Result<Snapshot> {
+        self.inner.known(id).await;
+        let gone = || format!("there is no snapshot with the id {id}");
+        match self.inner.index.get(id) {
+            Some(entry) if lasts(&entry) => Ok(self.inner.snapshot_of(&entry)),
+            Some(_) => Err(Error::not_found(gone())),
+            None => Err(self.inner.unread.absent(id, gone())),
+        }
+    }
+
     async fn snapshots(&self) -> Result<Vec<Snapshot>> {
-        self.inner.first_reading(|| false).await;
-        // Passing snapshots that only feed a copy are nobody's business.
-        let lasting = self
-            .inner
-            .index
-            .list(|e| e.record.is_snapshot() && !e.record.ephemeral);
-        Ok(lasting.iter().map(|e| self.inner.snapshot_of(e)).collect())
+        self.list_snapshots().await.whole()
     }
 
     async fn snapshot_group(&self, want: GroupRequest) -> Result<Group> {

@@ -48,11 +48,7 @@ impl Inner {
 
     /// A volume that can be cut now.
     pub(crate) fn cuttable(&self, id: &Id) -> Result<Entry> {
-        let source = self
-            .index
-            .get(id)
-            .filter(|e| !e.record.is_snapshot())
-            .ok_or_else(|| Error::not_found(format!("there is no volume {id} to cut")))?;
+        let source = self.need_volume(id)?;
         self.copyable(&source)?;
         source.pool.can_snapshot()?;
         Ok(source)

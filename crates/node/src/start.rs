@@ -302,7 +302,8 @@ impl Inner {
             self.look_at_state(false).await;
             if lacked && !self.unread.lacks_definitions() {
                 // Nothing is read where a definition was removed.
-                self.tidy().await;
+                let me = Arc::clone(self);
+                self.ops.background(async move { me.tidy().await });
             }
         }
     }

@@ -57,7 +57,7 @@ impl Undefined {
             Some(pool) => format!("the pool {pool} is"),
             None => "pools made on request are".to_owned(),
         };
-        Error::precondition(format!(
+        Error::unavailable(format!(
             "{pool} not served ({}), so what may be there is not known; mend or remove what is \
              named (it is read again within a minute)",
             self.why.chain()
@@ -88,7 +88,7 @@ impl Gaps {
     fn pool(&self, is_meant: impl Fn(&PoolName) -> bool) -> Result<()> {
         match self.pools.iter().find(|(pool, _)| is_meant(pool)) {
             None => Ok(()),
-            Some((pool, Away { why, .. })) => Err(Error::precondition(format!(
+            Some((pool, Away { why, .. })) => Err(Error::unavailable(format!(
                 "the pool {pool} could not be read ({why}), so what it holds is not known; bring \
                  it back (it is read again within a minute), or take it out of the configuration \
                  and restart the daemon"
@@ -108,7 +108,7 @@ impl Gaps {
     fn record(&self, id: &Id) -> Result<()> {
         match self.records.get(id) {
             None => Ok(()),
-            Some((pool, what)) => Err(Error::precondition(format!(
+            Some((pool, what)) => Err(Error::unavailable(format!(
                 "{id} is in pool {pool} and cannot be served ({what}); run `stowage doctor`"
             ))),
         }
@@ -236,11 +236,29 @@ impl Unread {
     /// Whether an id that the index lacks is known to be nobody's.
     ///
     /// # Errors
-    /// [`stowage_model::Kind::Precondition`] naming the pool it may be in, and the way out.
+    /// [`stowage_model::Kind::Unavailable`] naming the pool it may be in, and the way out.
     pub(crate) fn rule_out(&self, id: &Id) -> Result<()> {
         let gaps = self.read();
         gaps.record(id)?;
         gaps.every_pool()
+    }
+
+    /// Why the index lacks an id: it is nobody's, as `gone` says, or that is not known.
+    pub(crate) fn absent(&self, id: &Id, gone: impl Into<String>) -> Error {
+        match self.rule_out(id) {
+            Ok(()) => Error::not_found(gone),
+            Err(not_known) => not_known,
+        }
+    }
+
+    /// What is not known, each with the way out.
+    pub(crate) fn gaps(&self) -> Vec<Error> {
+        let gaps = self.read();
+        let pools = gaps.pools.keys().map(|pool| gaps.pool(|p| p == pool));
+        let records = gaps.records.keys().map(|id| gaps.record(id));
+        let told = pools.chain(records).filter_map(Result::err);
+        told.chain(gaps.undefined.iter().map(Undefined::error))
+            .collect()
     }
 
     /// Whether nothing of this id is known to be there and unreadable.
@@ -290,7 +308,7 @@ impl Unread {
         let snapshot = |id: &&Id| id.role() == stowage_model::id::Role::Snapshot;
         match gaps.records.keys().find(snapshot) {
             None => Ok(()),
-            Some(id) => Err(Error::precondition(format!(
+            Some(id) => Err(Error::unavailable(format!(
                 "the record of {id}, which may be of this group, cannot be read; run `stowage \
                  doctor`"
             ))),
@@ -336,3 +354,6 @@ impl Inner {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use stowage_node::Job;
 
 use super::protocol::{Answer, Request};
+use crate::print;
 
 /// Send a request and wait for its outcome, showing progress as it comes.
 pub(crate) fn ask<T: DeserializeOwned>(
@@ -31,6 +32,7 @@ pub(crate) fn ask<T: DeserializeOwned>(
         let line = line.context("failed to read the daemon's answer")?;
         match serde_json::from_str(&line).context("the daemon's answer is malformed")? {
             Answer::Progress(jobs) => progress(&jobs),
+            Answer::Warning(text) => print::warn(&text),
             Answer::Done(value) => {
                 return serde_json::from_value(value).context("the daemon's answer is unexpected");
             }

@@ -10,7 +10,7 @@ use stowage_node::Local;
 
 /// The volume of this name or id; the error bears the name as it was typed.
 pub(super) async fn volume(local: &Local, text: &str) -> Result<Id> {
-    let all = local.volumes().await?;
+    let all = local.list_volumes().await?.all;
     let named = all.iter().map(|v| (&v.record.name, &v.record.id));
     let id = meant(local, Role::Volume, named, text)?;
     match local.volume(&id).await {
@@ -24,15 +24,16 @@ pub(super) async fn volume(local: &Local, text: &str) -> Result<Id> {
 
 /// As [`volume`], for a snapshot.
 pub(super) async fn snapshot(local: &Local, text: &str) -> Result<Id> {
-    let all = local.snapshots().await?;
+    let all = local.list_snapshots().await.all;
     let named = all.iter().map(|s| (&s.record.name, &s.record.id));
     let id = meant(local, Role::Snapshot, named, text)?;
-    if all.iter().any(|s| s.record.id == id) {
-        return Ok(id);
+    match local.one_snapshot(&id).await {
+        Ok(_) => Ok(id),
+        Err(e) if e.kind() == Kind::NotFound => Err(Error::not_found(format!(
+            "there is no snapshot {text:?}; see the list of snapshots"
+        ))),
+        Err(e) => Err(e),
     }
-    Err(Error::not_found(format!(
-        "there is no snapshot {text:?}; see the list of snapshots"
-    )))
 }
 
 fn meant<'a>(

@@ -91,6 +91,8 @@ pub(crate) struct VolumeCreate {
 pub(crate) enum Answer {
     /// Still at it.
     Progress(Vec<Job>),
+    /// What to know about the answer, for people.
+    Warning(String),
     /// Done; what it is depends on the request.
     Done(serde_json::Value),
     /// Failed.

@@ -59,6 +59,7 @@ async fn answer(stream: UnixStream, local: Local) -> anyhow::Result<()> {
     BufReader::new(read.take(limit))
         .read_until(b'\n', &mut line)
         .await?;
+    let mut gaps = Vec::new();
     let outcome = if !root {
         Err(Error::denied(
             "only root may give orders to the daemon; use sudo",
@@ -72,7 +73,7 @@ async fn answer(stream: UnixStream, local: Local) -> anyhow::Result<()> {
         match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
                 let local = Arc::new(local);
-                let mut work = Box::pin(carry_out(&local, request));
+                let mut work = Box::pin(carry_out(&local, request, &mut gaps));
                 loop {
                     tokio::select! {
                         outcome = &mut work => break outcome,
@@ -89,6 +90,10 @@ async fn answer(stream: UnixStream, local: Local) -> anyhow::Result<()> {
             .caused_by(e)),
         }
     };
+    for gap in gaps {
+        let told = format!("not all is listed: {}", gap.chain());
+        send(&mut write, &Answer::Warning(told)).await?;
+    }
     match outcome {
         Ok(json) => send_text(&mut write, done(&json)).await,
         Err(e) => {
@@ -122,7 +127,8 @@ fn value(of: impl Serialize) -> Result<String> {
         .map_err(|e| Error::internal("failed to write the answer").caused_by(e))
 }
 
-async fn carry_out(local: &Local, request: Request) -> Result<String> {
+/// `gaps` gets what may hold more than is listed.
+async fn carry_out(local: &Local, request: Request, gaps: &mut Vec<Error>) -> Result<String> {
     match request {
         Request::PoolList => value(local.pools().await?),
         Request::PoolCreate { pool, disks, force } => {
@@ -137,14 +143,11 @@ async fn carry_out(local: &Local, request: Request) -> Result<String> {
             let request = volume_request(local, want).await?;
             value(VolumeView::from(&local.create(request).await?))
         }
-        Request::VolumeList => value(
-            local
-                .volumes()
-                .await?
-                .iter()
-                .map(VolumeView::from)
-                .collect::<Vec<_>>(),
-        ),
+        Request::VolumeList => {
+            let known = local.list_volumes().await?;
+            gaps.extend(known.gaps);
+            value(known.all.iter().map(VolumeView::from).collect::<Vec<_>>())
+        }
         Request::VolumeShow { name } => {
             let id = names::volume(local, &name).await?;
             value(show(local, &id).await?)
@@ -218,14 +221,11 @@ async fn carry_out(local: &Local, request: Request) -> Result<String> {
             };
             value(SnapshotView::from(&local.snapshot(want).await?))
         }
-        Request::SnapshotList => value(
-            local
-                .snapshots()
-                .await?
-                .iter()
-                .map(SnapshotView::from)
-                .collect::<Vec<_>>(),
-        ),
+        Request::SnapshotList => {
+            let known = local.list_snapshots().await;
+            gaps.extend(known.gaps);
+            value(known.all.iter().map(SnapshotView::from).collect::<Vec<_>>())
+        }
         Request::SnapshotDelete { name } => {
             let id = names::snapshot(local, &name).await?;
             local.delete_snapshot(&id).await.and_then(value)
@@ -302,18 +302,10 @@ async fn volume_request(local: &Local, want: VolumeCreate) -> Result<VolumeReque
 }
 
 async fn source_usage(local: &Local, source: &Source) -> Result<Usage> {
-    let missing = || Error::not_found(format!("the source {} does not exist", source.id()));
-    match source {
-        Source::Volume(id) => Ok(local.volume(id).await?.record.usage),
-        Source::Snapshot(id) => {
-            let all = local.snapshots().await?;
-            let found = all
-                .into_iter()
-                .find(|s| s.record.id == *id)
-                .ok_or_else(missing)?;
-            Ok(found.record.usage)
-        }
-    }
+    Ok(match source {
+        Source::Volume(id) => local.volume(id).await?.record.usage,
+        Source::Snapshot(id) => local.one_snapshot(id).await?.record.usage,
+    })
 }
 
 #[cfg(test)]

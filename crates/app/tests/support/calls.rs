@@ -14,14 +14,15 @@ pub use stowage_csi::proto::volume_capability::access_mode::Mode;
 use stowage_csi::proto::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use stowage_csi::proto::volume_content_source::{SnapshotSource, Type, VolumeSource};
 use stowage_csi::proto::{
-    CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeRequest,
-    ControllerModifyVolumeRequest, CreateSnapshotRequest, CreateVolumeGroupSnapshotRequest,
-    CreateVolumeRequest, DeleteSnapshotRequest, DeleteVolumeGroupSnapshotRequest,
-    DeleteVolumeRequest, GetCapacityRequest, ListVolumesRequest, NodeExpandVolumeRequest,
-    NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
-    NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, Snapshot,
-    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, Volume,
-    VolumeCapability, VolumeContentSource, VolumeGroupSnapshot, VolumeUsage,
+    CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeHealthRequest,
+    ControllerGetVolumeRequest, ControllerModifyVolumeRequest, CreateSnapshotRequest,
+    CreateVolumeGroupSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest,
+    DeleteVolumeGroupSnapshotRequest, DeleteVolumeRequest, GetCapacityRequest, GetSnapshotRequest,
+    ListSnapshotsRequest, ListVolumesRequest, NodeExpandVolumeRequest, NodeGetVolumeStatsRequest,
+    NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
+    NodeUnstageVolumeRequest, Snapshot, ValidateVolumeCapabilitiesRequest,
+    ValidateVolumeCapabilitiesResponse, Volume, VolumeCapability, VolumeContentSource,
+    VolumeGroupSnapshot, VolumeHealth, VolumeUsage,
 };
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -95,6 +96,10 @@ impl Csi {
             -> ValidateVolumeCapabilitiesResponse = |r| r;
         list_volumes(ListVolumesRequest) -> Vec<Volume>
             = |r| r.entries.into_iter().filter_map(|e| e.volume).collect();
+        controller_get_volume_health(ControllerGetVolumeHealthRequest) -> VolumeHealth
+            = |r| r.volume_health.expect("its health");
+        list_snapshots(ListSnapshotsRequest) -> usize = |r| r.entries.len();
+        get_snapshot(GetSnapshotRequest) -> Snapshot = |r| r.snapshot.expect("a snapshot");
         create_snapshot(CreateSnapshotRequest) -> Snapshot = |r| r.snapshot.expect("a snapshot");
         delete_snapshot(DeleteSnapshotRequest) -> () = |_r| ();
         }

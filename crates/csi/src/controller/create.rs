@@ -99,7 +99,8 @@ async fn hints(door: &Door, name: &Name, source: &Source) -> Result<Hints> {
     let id = Id::derive(Role::Volume, name);
     let made = match door.volumes.volume(&id).await {
         Ok(volume) => Some(volume.record),
-        Err(e) if e.kind() == Kind::NotFound => None,
+        // One that may be where nobody can look does not concern who asks for another pool.
+        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unavailable) => None,
         Err(e) => return Err(e),
     };
     if let Some(record) = made.filter(|record| record.source.as_ref() == Some(source.id())) {
@@ -110,9 +111,10 @@ async fn hints(door: &Door, name: &Name, source: &Source) -> Result<Hints> {
     }
     let found = match source {
         Source::Volume(id) => door.volumes.volume(id).await.map(|v| (v.size, v.record)),
-        Source::Snapshot(id) => super::snapshots::find(door, id)
-            .await
-            .map(|s| (s.size, s.record)),
+        Source::Snapshot(id) => {
+            let found = door.volumes.one_snapshot(id).await;
+            found.map(|s| (s.size, s.record))
+        }
     };
     match found {
         Ok((size, record)) => Ok(Hints {

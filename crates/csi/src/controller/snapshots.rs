@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use stowage_model::id::Role;
 use stowage_model::params::SnapshotParams;
-use stowage_model::{Error, Id, Name, Result, Snapshot, SnapshotRequest};
+use stowage_model::{Error, Kind, Name, Result, Snapshot, SnapshotRequest};
 
 use crate::Config;
 use crate::door::Door;
@@ -48,14 +48,6 @@ pub(crate) fn wire(config: &Config, snapshot: &Snapshot) -> Result<proto::Snapsh
         // Left out, it would say that the snapshot can be restored on any node.
         accessible_topology: vec![topology::here(config)],
     })
-}
-
-/// The snapshot of this id.
-pub(super) async fn find(door: &Door, id: &Id) -> Result<Snapshot> {
-    let all = door.volumes.snapshots().await?;
-    all.into_iter()
-        .find(|s| s.record.id == *id)
-        .ok_or_else(|| Error::not_found(format!("there is no snapshot with the id {id}")))
 }
 
 pub(super) async fn create(
@@ -107,7 +99,7 @@ pub(super) async fn get(door: &Door, request: GetSnapshotRequest) -> Result<GetS
     fields::needed("snapshot_id", &request.snapshot_id)?;
     fields::map("secrets", &request.secrets)?;
     let id = fields::snapshot_id(&request.snapshot_id)?;
-    let snapshot = find(door, &id).await?;
+    let snapshot = door.volumes.one_snapshot(&id).await?;
     Ok(GetSnapshotResponse {
         snapshot: Some(wire(&door.config, &snapshot)?),
     })
@@ -128,7 +120,7 @@ pub(super) async fn list(
         (id.is_empty() || snapshot.record.id.as_str() == id)
             && (source.is_empty() || snapshot.source().is_some_and(|s| s.as_str() == source))
     };
-    let mut all = door.volumes.snapshots().await?;
+    let mut all = candidates(door, &request.snapshot_id).await?;
     all.retain(|s| matches(s) && s.source().is_some());
     let (entries, next_token) = page.cut(all, |s| &s.record.id);
     let entries = entries
@@ -143,4 +135,19 @@ pub(super) async fn list(
         entries,
         next_token,
     })
+}
+
+/// The snapshots that may match: one that is asked for is told though others are not known.
+async fn candidates(door: &Door, id: &str) -> Result<Vec<Snapshot>> {
+    if id.is_empty() {
+        return door.volumes.snapshots().await;
+    }
+    let Ok(id) = fields::snapshot_id(id) else {
+        return Ok(Vec::new());
+    };
+    match door.volumes.one_snapshot(&id).await {
+        Ok(snapshot) => Ok(vec![snapshot]),
+        Err(e) if e.kind() == Kind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
 }

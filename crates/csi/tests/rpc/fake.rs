@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(crate) dropped: Option<Vec<Id>>,
     /// What the last question for capacity was about.
     pub(crate) measured: Option<(Layout, Provisioning)>,
+    /// A pool could not be read.
+    pub(crate) unread: bool,
     /// Looking at the pools never ends, as with a disk that hangs.
     pub(crate) pools_hang: bool,
 }
@@ -72,7 +74,19 @@ fn absent(id: &Id) -> Error {
 
 impl State {
     pub(crate) fn volume(&self, id: &Id) -> Result<&Volume> {
-        self.volumes.get(id).ok_or_else(|| absent(id))
+        self.volumes.get(id).ok_or_else(|| self.absent(id))
+    }
+
+    fn absent(&self, id: &Id) -> Error {
+        self.whole().err().unwrap_or_else(|| absent(id))
+    }
+
+    /// Whether there is nothing but what is here.
+    fn whole(&self) -> Result<()> {
+        match self.unread {
+            true => Err(Error::unavailable("the pool slow could not be read")),
+            false => Ok(()),
+        }
     }
 
     fn promised(&self) -> Bytes {
@@ -184,7 +198,9 @@ impl Volumes for Fake {
     }
 
     async fn volumes(&self) -> Result<Vec<Volume>> {
-        Ok(self.begin()?.volumes.values().cloned().collect())
+        let state = self.begin()?;
+        state.whole()?;
+        Ok(state.volumes.values().cloned().collect())
     }
 
     async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot> {
@@ -205,8 +221,16 @@ impl Volumes for Fake {
         Ok(())
     }
 
+    async fn one_snapshot(&self, id: &Id) -> Result<Snapshot> {
+        let state = self.begin()?;
+        let found = state.snapshots.get(id).cloned();
+        found.ok_or_else(|| state.absent(id))
+    }
+
     async fn snapshots(&self) -> Result<Vec<Snapshot>> {
-        Ok(self.begin()?.snapshots.values().cloned().collect())
+        let state = self.begin()?;
+        state.whole()?;
+        Ok(state.snapshots.values().cloned().collect())
     }
 
     async fn snapshot_group(&self, want: GroupRequest) -> Result<Group> {

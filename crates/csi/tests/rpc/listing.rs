@@ -1,10 +1,14 @@
-//! ListVolumes and its pages.
+//! ListVolumes and its pages, and what lists say while not all is known.
 
-use stowage_csi::proto::{ListVolumesRequest, ListVolumesResponse, Volume};
+use stowage_csi::proto::volume_content_source::{SnapshotSource, Type};
+use stowage_csi::proto::{
+    ControllerGetVolumeRequest, ControllerListVolumeHealthRequest, CreateVolumeRequest,
+    ListSnapshotsRequest, ListVolumesRequest, ListVolumesResponse, Volume, VolumeContentSource,
+};
 use stowage_model::Id;
 use tonic::{Code, Status};
 
-use crate::support::{Server, absent, refused};
+use crate::support::{Server, absent, ok, refused, volume};
 
 async fn page(s: &mut Server, most: i32, token: &str) -> Result<ListVolumesResponse, Status> {
     let request = ListVolumesRequest {
@@ -115,4 +119,52 @@ async fn volumes_being_filled_and_inline_volumes_are_not_listed() {
         state.volumes.get_mut(&inline).unwrap().record.ephemeral = true;
     }
     assert_eq!(ids(&page(&mut s, 0, "").await.unwrap()), [ready]);
+}
+
+#[tokio::test]
+async fn a_list_that_would_lack_something_fails_and_what_is_known_is_told() {
+    let mut s = Server::start().await;
+    let known = s.made("known").await;
+    let cut = s.cut("cut", &known).await.unwrap();
+    s.fake.state().unread = true;
+    let (code, named) = (Code::Unavailable, "the pool slow");
+    refused(page(&mut s, 0, "").await, code, named);
+    let health = ControllerListVolumeHealthRequest::default();
+    refused(
+        s.controller.controller_list_volume_health(health).await,
+        code,
+        named,
+    );
+    let all = ListSnapshotsRequest::default();
+    let of = |id: &str| ListSnapshotsRequest {
+        snapshot_id: id.to_owned(),
+        ..Default::default()
+    };
+    refused(s.controller.list_snapshots(all).await, code, named);
+    refused(
+        s.controller.list_snapshots(of(&absent('s'))).await,
+        code,
+        named,
+    );
+    let get = |id: String| ControllerGetVolumeRequest { volume_id: id };
+    let gone = s.controller.controller_get_volume(get(absent('v'))).await;
+    refused(gone, code, named);
+    let told = ok(s.controller.list_snapshots(of(&cut.snapshot_id)).await);
+    assert_eq!(told.entries.len(), 1);
+    let foreign = ok(s.controller.list_snapshots(of("nobody's")).await);
+    assert!(foreign.entries.is_empty());
+    let told = s
+        .controller
+        .controller_get_volume(get(known.volume_id.clone()));
+    assert_eq!(ok(told.await).volume, Some(known.clone()));
+    // A copy of what is known is made, where its request allows no other pool.
+    let copy = CreateVolumeRequest {
+        volume_content_source: Some(VolumeContentSource {
+            r#type: Some(Type::Snapshot(SnapshotSource {
+                snapshot_id: cut.snapshot_id,
+            })),
+        }),
+        ..volume("copy")
+    };
+    s.create(copy).await.unwrap();
 }

@@ -67,7 +67,7 @@ async fn a_pool_that_could_not_be_read_counts_whatever_medium_is_asked_for() {
     for seems in [None, Some(Media::Hdd)] {
         *bench.b.media.lock().unwrap() = seems;
         let refused = bench.local.create(on_ssd("v")).await.unwrap_err();
-        assert_eq!(refused.kind(), Kind::Precondition, "{refused}");
+        assert_eq!(refused.kind(), Kind::Unavailable, "{refused}");
         assert!(refused.message().contains("the pool b"), "{refused}");
     }
     bench.local.inner.unread.is_read(&gone);
@@ -106,7 +106,7 @@ async fn what_is_astray_in_a_pool_is_told_and_neither_made_again_nor_deleted() {
         bench.local.create(want).await.map(drop),
     ] {
         let e = refused.unwrap_err();
-        assert_eq!(e.kind(), Kind::Precondition, "{e}");
+        assert_eq!(e.kind(), Kind::Unavailable, "{e}");
         assert!(e.message().contains("theirs"), "{e}");
     }
 }

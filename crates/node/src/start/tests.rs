@@ -45,9 +45,9 @@ async fn calls_are_answered_soon_though_a_pool_hangs_at_the_start() {
     );
     // What it may hold is not taken for gone.
     let refused = bench.local.delete(&id).await.unwrap_err();
-    assert_eq!(refused.kind(), Kind::Precondition);
+    assert_eq!(refused.kind(), Kind::Unavailable);
     let refused = bench.local.create(wanted("w", "b", None)).await;
-    assert_eq!(refused.unwrap_err().kind(), Kind::Precondition);
+    assert_eq!(refused.unwrap_err().kind(), Kind::Unavailable);
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +158,7 @@ async fn gone_is_not_told(bench: &Bench, what: &str) -> Id {
     let local = &bench.local;
     let id = Id::derive(Role::Volume, &Name::new("in-c").unwrap());
     let refused = |e: Error| {
-        assert_eq!(e.kind(), Kind::Precondition, "{what}: {e}");
+        assert_eq!(e.kind(), Kind::Unavailable, "{what}: {e}");
         assert!(e.message().contains("pools"), "{what}: {e}");
     };
     refused(local.delete(&id).await.unwrap_err());
