@@ -18,7 +18,7 @@ use crate::error::{Context, FsError};
 use crate::mountinfo;
 
 pub use crate::devno::{Devno, NotADevno};
-pub use crate::wipe::{discard, sync, zero, zero_ends};
+pub use crate::wipe::{discard, sync, zero, zero_ends, zero_grown};
 
 /// linux/fs.h declares the argument of BLKGETSIZE64 as `size_t`, but the kernel writes a u64.
 const BLKGETSIZE64: u32 = opcode::read::<usize>(0x12, 114);

@@ -9,6 +9,7 @@ use rustix::ioctl::{Setter, ioctl, opcode};
 
 use crate::device::{exclusively, size_of};
 use crate::error::{Context, FsError};
+use crate::probe::{ends, first_nonzero};
 use crate::progress::Progress;
 
 const BLKDISCARD: u32 = opcode::none(0x12, 119);
@@ -83,10 +84,38 @@ fn write_zeros(file: &File, offset: u64, length: u64) -> std::io::Result<()> {
 pub fn zero_ends(path: &Path) -> Result<(), FsError> {
     let file = exclusively(OpenOptions::new().read(true).write(true), path)?;
     let size = size_of(&file, path)?;
-    for (from, to) in crate::probe::ends(size) {
+    for (from, to) in ends(size) {
         write_zeros(&file, from, to - from).context("zero", path)?;
     }
     file.sync_all().context("sync", path)
+}
+
+/// As [`zero_ends`], for a block device that has grown and ended at `from` before, and only beyond that:
+/// what lies before is not written to. Where it is not blank up to there, nothing is zeroed, since
+/// something is on it; tells whether it was.
+///
+/// # Errors
+/// EBUSY if it is blank and in use.
+pub fn zero_grown(path: &Path, from: u64) -> Result<bool, FsError> {
+    let looked = File::open(path).context("open", path)?;
+    let size = size_of(&looked, path)?;
+    let from = from.min(size);
+    for (start, end) in ends(from) {
+        if first_nonzero(&looked, start, end)
+            .context("read", path)?
+            .is_some()
+        {
+            return Ok(false);
+        }
+    }
+    drop(looked);
+    let file = exclusively(OpenOptions::new().read(true).write(true), path)?;
+    for (start, end) in ends(size) {
+        let start = start.max(from);
+        write_zeros(&file, start, end.saturating_sub(start)).context("zero", path)?;
+    }
+    file.sync_all().context("sync", path)?;
+    Ok(true)
 }
 
 /// Tells a block device that none of its content is needed; returns false if it cannot know.

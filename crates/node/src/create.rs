@@ -8,7 +8,7 @@ use stowage_model::record::Content;
 use stowage_model::request::Source;
 use stowage_model::volumes::Volume;
 use stowage_model::{Bytes, Error, Id, Kind, Record, Result, VolumeRequest};
-use stowage_pool::{Pool, Written};
+use stowage_pool::{Attach, Pool, Written};
 
 use crate::ephemeral::EphemeralRules;
 use crate::index::Entry;
@@ -220,26 +220,43 @@ impl Inner {
         self.volume_of(&self.index.need(&record.id)?)
     }
 
-    /// Whether a copy of this is a new blank volume: nothing was ever handed out. Its bytes are no
-    /// one's then, but need not be zeros (a thick logical volume lies on what others left), and with
-    /// them the copy could never be seen to be blank, nor be formatted.
+    /// Whether a copy of this is a new blank volume: nothing was ever handed out, and nothing is on it.
+    /// Its bytes are no one's then, but need not be zeros (a thick logical volume lies on what others
+    /// left), and with them the copy could never be seen to be blank, nor be formatted.
     async fn nothing_to_copy(&self, source: &Entry) -> Result<bool> {
         if source.record.content != Content::Blank {
             return Ok(false);
         }
         // A first stage under way is waited for.
-        let _held = match source.record.is_snapshot() {
-            true => None,
-            false => Some(self.ops.begin(&source.record.id, "cloning").await?),
-        };
+        let _held = self.ops.begin(&source.record.id, "cloning").await?;
         let source = self.index.need(&source.record.id)?;
         self.copyable(&source)?;
         if source.record.content != Content::Blank {
             return Ok(false);
         }
-        // What somebody wrote behind our back is copied, and found by whoever mounts the copy.
-        let written = source.pool.written(&source.record).await?;
-        Ok(!matches!(written, Written::Something(_)))
+        // What somebody wrote behind our back, or before a note of it was lost, is copied, and found by
+        // whoever mounts the copy.
+        match source.pool.written(&source.record).await? {
+            Written::Nothing => Ok(true),
+            Written::Something(_) => Ok(false),
+            Written::Unknown => Ok(self.found_in_unused(&source).await?.is_none()),
+        }
+    }
+
+    /// What is on a volume or snapshot that should be blank. The caller holds it.
+    async fn found_in_unused(&self, source: &Entry) -> Result<Option<String>> {
+        let (pool, record) = (&source.pool, &source.record);
+        let was_attached = pool.attached(record).await?.is_some();
+        let device = pool.attach(record, Attach::UntilUnused).await?;
+        let found = self.found_on(source, &device).await;
+        drop(device);
+        if !was_attached
+            && !self.jobs.reads_from(&record.id)
+            && let Err(e) = self.detach(source).await
+        {
+            tracing::warn!(volume.id = %record.id, error = %e.chain(), "still attached");
+        }
+        found
     }
 
     /// Fill a volume; one that cannot be filled goes, so that the error is the whole outcome also

@@ -281,7 +281,7 @@ impl Inner {
 
     /// What is on a device that should be blank: by the pool's word where it has one, otherwise by
     /// what is read.
-    async fn found_on(&self, entry: &Entry, device: &Device) -> Result<Option<String>> {
+    pub(crate) async fn found_on(&self, entry: &Entry, device: &Device) -> Result<Option<String>> {
         let written = entry.pool.written(&entry.record).await?;
         if written == Written::Nothing {
             return Ok(None);

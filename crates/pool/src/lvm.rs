@@ -20,7 +20,7 @@
 //! A read-only restore is no LV but a *reader*: a record in the tags of its snapshot, whose
 //! device it is attached through.
 //!
-//! Failpoints: `lvm.{create,grow,snapshot,rewrite,reader}.{begin,made}`, `lvm.grow.inactive`,
+//! Failpoints: `lvm.{create,grow,snapshot,rewrite,reader}.{begin,made}`, `lvm.grow.{inactive,blanked}`,
 //! `lvm.remove.{begin,split,renamed,gone}`, `lvm.purge.{begin,wiped,removed}`, `lvm.tend.grown`,
 //! and those of `vg::setup`: `vg.{make,extend}.{begin,made}`, `vg.disk.wipe`.
 

@@ -450,6 +450,17 @@ impl Vg {
         found.ok_or_else(|| Error::not_found(format!("there is no LV {}", self.path(lv))))
     }
 
+    /// The tags an LV has as far as they are known without asking: by memory, or as the group was last
+    /// seen.
+    pub(crate) fn known_tags(&self, lv: &str) -> Vec<String> {
+        if let Some(tags) = self.seen().tags.get(lv) {
+            return tags.clone();
+        }
+        let last = self.recall();
+        let lv = last.as_ref().and_then(|report| report.lv(lv));
+        lv.map(|lv| lv.tags.clone()).unwrap_or_default()
+    }
+
     /// Remember the tags an LV was just given.
     pub(crate) fn note_tags(&self, lv: &str, tags: Vec<String>) {
         self.seen().tags.insert(lv.to_owned(), tags);

@@ -451,6 +451,48 @@ async fn an_origin_grows_only_while_unused() {
     guest::sweep(&pool).await;
 }
 
+/// The free extents hold what others left.
+#[tokio::test]
+async fn a_blank_volume_that_grew_is_blank_at_its_end_and_what_somebody_wrote_is_kept() {
+    let bench = Bench::new().await;
+    let pool = pool(&bench, 1).await;
+    bench
+        .run(&["lvcreate", "-y", "-q", "-L", "256m", "-n", "old", VG])
+        .await;
+    fill(&PathBuf::from(format!("/dev/{VG}/old")), 0, 256, 0xAA);
+    bench
+        .run(&["lvremove", "-y", "-q", &format!("{VG}/old")])
+        .await;
+    for (name, used, inactive) in [
+        ("blank", false, false),
+        ("inactive", false, true),
+        ("used", true, false),
+    ] {
+        let record = volume(name);
+        assert_eq!(record.content, Content::Blank);
+        pool.create(&record, Bytes::mib(32)).await.unwrap();
+        if used {
+            fill(&device(&pool, &record).await, 0, 1, 7);
+        }
+        if inactive {
+            pool.detach(&record).await.unwrap();
+        }
+        pool.grow(&record, Bytes::mib(64)).await.unwrap();
+        let bytes = std::fs::read(device(&pool, &record).await).unwrap();
+        let ends = (bytes[0], bytes[(64 << 20) - 1]);
+        assert_eq!(ends, if used { (7, 0xAA) } else { (0, 0) }, "{name}");
+        // Far from both ends nothing is written.
+        assert_eq!(bytes[40 << 20], 0xAA, "{name}");
+        let tags = bench
+            .run(&["lvs", "-o", "lv_tags", &format!("{VG}/{}", lv(&record))])
+            .await;
+        assert!(
+            tags.contains("stowage.id") && !tags.contains("grown"),
+            "{tags}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_volume_and_its_snapshots_are_attached_together() {
     let bench = Bench::new().await;

@@ -86,3 +86,34 @@ fn sync_takes_devices_and_files_and_names_what_is_missing() {
         "failed to sync /no/disk"
     );
 }
+
+#[test]
+fn of_a_grown_device_what_was_there_before_is_not_zeroed() {
+    const MIB: usize = 1 << 20;
+    let grown = |before: &[(usize, u8)], from: usize| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // Beyond the old end lies what others left.
+        let mut bytes = vec![0; from];
+        bytes.resize(8 * MIB, 0xa5);
+        for (at, byte) in before {
+            bytes[*at] = *byte;
+        }
+        std::fs::write(file.path(), &bytes).unwrap();
+        let blank = zero_grown(file.path(), from as u64).unwrap();
+        (blank, bytes, std::fs::read(file.path()).unwrap())
+    };
+    for from in [4 * MIB, MIB / 2, 8 * MIB - 4096, 8 * MIB] {
+        let (blank, before, after) = grown(&[], from);
+        assert!(blank);
+        assert_eq!(before[..from], after[..from]);
+        let rest = [(from.min(MIB), MIB), (from.max(7 * MIB), 8 * MIB)];
+        for (start, end) in rest.into_iter().filter(|(start, end)| start < end) {
+            assert!(after[start..end].iter().all(|b| *b == 0), "{from}");
+        }
+        for byte in [0, from - 1] {
+            let (blank, before, after) = grown(&[(byte, 7)], from);
+            assert!(!blank);
+            assert!(before == after, "{from}: something is on it");
+        }
+    }
+}

@@ -221,9 +221,11 @@ async fn a_copy_of_what_was_never_handed_out_is_a_new_blank_volume() {
     let bench = Bench::new().await;
     let source = bench.volume("v").await;
     let snapshot = bench.snapshot(&source, "s").await;
-    // As a thick logical volume lies on what others left.
+    // As a thick logical volume, whose ends are zeroed when it is made, lies on what others left.
+    let mut left = vec![0; 16 << 20];
+    left[1 << 20..15 << 20].fill(7);
     for id in [&source, &snapshot] {
-        std::fs::write(bench.a.file(id), vec![7; 16 << 20]).unwrap();
+        std::fs::write(bench.a.file(id), &left).unwrap();
     }
     let from_volume = wanted("c", "b", Some(Source::Volume(source)));
     let from_snapshot = wanted("r", "b", Some(Source::Snapshot(snapshot)));
@@ -287,4 +289,21 @@ async fn a_name_given_at_another_door_is_another_volume() {
     let left = bench.local.volumes().await.unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].record, own.record);
+}
+
+#[tokio::test]
+async fn what_is_on_a_volume_that_should_be_blank_is_in_its_copies() {
+    let bench = Bench::new().await;
+    let v = bench.volume("v").await;
+    // The note of its first mount was lost, or somebody wrote to it without us. Its pool cannot tell.
+    std::fs::write(bench.a.file(&v), vec![7; 16 << 20]).unwrap();
+    let s = bench.snapshot(&v, "s").await;
+    for (name, source) in [("c", Source::Volume(v)), ("r", Source::Snapshot(s))] {
+        let copy = bench.local.create(wanted(name, "b", Some(source))).await;
+        let id = copy.unwrap().record.id;
+        let copied = std::fs::read(bench.b.file(&id)).unwrap();
+        assert!(copied == [7; 16 << 20], "{name}");
+        // It is found on the copy, too.
+        assert_eq!(bench.entry(&id).unwrap().record.content, Content::Blank);
+    }
 }

@@ -858,3 +858,121 @@ async fn the_room_of_a_mirror_beyond_every_size_is_no_overflow() {
     let e = pool.create(&raid1, Bytes(u64::MAX / 2)).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Full);
 }
+
+/// The device of volume `Ü x`, which had 60 MiB and has 64, with bytes at its start and beyond its old
+/// end.
+struct Grown {
+    node: PathBuf,
+    name: String,
+    _sysfs: tempfile::TempDir,
+    devices: Devices,
+}
+
+impl Grown {
+    fn new(first: u8) -> Self {
+        let name = names::of(&volume("Ü x").id);
+        let dm = names::dm("vg-0", &name);
+        let (sysfs, devices) = sysfs(&[(&dm, false, 0)]);
+        let node = names::node(&dm);
+        let mut bytes = vec![0; 64 << 20];
+        bytes[0] = first;
+        bytes[60 << 20..].fill(0xa5);
+        std::fs::write(&node, bytes).unwrap();
+        Self {
+            node,
+            name,
+            _sysfs: sysfs,
+            devices,
+        }
+    }
+
+    /// First and last byte.
+    fn ends(&self) -> (u8, u8) {
+        let bytes = std::fs::read(&self.node).unwrap();
+        (bytes[0], *bytes.last().unwrap())
+    }
+
+    fn mark(&self, flag: &str) -> String {
+        let name = &self.name;
+        format!("lvchange -y -q {flag} stowage.grown-from=62914560 vg-0/{name}")
+    }
+
+    /// The group when its LV has grown; cut off, if it is marked.
+    fn group(&self, marked: bool) -> String {
+        let own = format!("\"lv_name\":\"{}\"", self.name);
+        let at = GROUP.find(&own).unwrap();
+        let (before, row) = GROUP.split_at(at);
+        let mark = "\"lv_tags\":\"stowage.grown-from=62914560,";
+        let row = row.replacen("62914560", "67108864", 1);
+        let row = match marked {
+            true => row.replacen("\"lv_tags\":\"", mark, 1),
+            false => row,
+        };
+        format!("{before}{row}")
+    }
+}
+
+impl Drop for Grown {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.node);
+    }
+}
+
+/// One after the other: a node under /dev/mapper has one name.
+#[tokio::test]
+async fn growth_writes_nothing_to_what_a_volume_that_should_be_blank_was_before() {
+    let of = volume("Ü x");
+    for (first, ends) in [(0, (0, 0)), (7, (7, 0xa5))] {
+        // Nothing is extended, and nothing written.
+        let bench = Grown::new(first);
+        let script = Script::new().report(GROUP);
+        let pool = on(script, bench.devices.clone());
+        pool.grow(&of, Bytes::mib(60)).await.unwrap();
+        assert_eq!(bench.ends(), (first, 0xa5));
+        // What is beyond the old end is blank if what is before is.
+        let (name, after) = (&bench.name, bench.group(true));
+        let script = Script::new()
+            .report(GROUP)
+            .does(&bench.mark("--addtag"))
+            .does(&format!("lvextend -y -q -L 67108864b vg-0/{name}"))
+            .report(&after)
+            .does(&bench.mark("--deltag"));
+        let pool = on(script, bench.devices.clone());
+        let grown = pool.grow(&of, Bytes::mib(64)).await.unwrap();
+        assert_eq!(grown, Bytes::mib(64));
+        assert_eq!(bench.ends(), ends);
+        // Cut off before: ended by a growth that finds nothing to do, or by whoever attaches it.
+        for attached in [false, true] {
+            let bench = Grown::new(first);
+            let script = Script::new()
+                .report(&bench.group(true))
+                .does(&bench.mark("--deltag"));
+            let pool = on(script, bench.devices.clone());
+            if attached {
+                pool.scan().await.unwrap();
+                pool.attach(&of, Attach::Held).await.unwrap();
+            } else {
+                pool.grow(&of, Bytes::mib(64)).await.unwrap();
+            }
+            assert_eq!(bench.ends(), ends);
+        }
+        // Its record tells that something is on it: the mark is of no account, and goes with the
+        // next change of the record.
+        let bench = Grown::new(first);
+        let used = Record {
+            content: stowage_model::record::Content::Raw,
+            ..of.clone()
+        };
+        let change = format!(
+            "lvchange -y -q --deltag stowage.content=blank --deltag stowage.grown-from=62914560 \
+             --addtag stowage.content=raw vg-0/{}",
+            bench.name
+        );
+        let script = Script::new().report(&bench.group(true)).does(&change);
+        let pool = on(script, bench.devices.clone());
+        pool.scan().await.unwrap();
+        pool.attach(&used, Attach::Held).await.unwrap();
+        pool.rewrite(&used).await.unwrap();
+        assert_eq!(bench.ends(), (first, 0xa5));
+    }
+}

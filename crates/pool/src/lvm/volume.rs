@@ -98,12 +98,32 @@ impl LvmPool {
     pub(super) async fn grow_volume(&self, record: &Record, size: Bytes) -> Result<Bytes> {
         let _turn = self.vg.turn().await;
         let size = self.extend_lv(record, size).await?;
-        // Its new end is where a file system will be looked for. Also when it had its size before:
-        // a kill may have come in between.
-        if record.content == Content::Blank {
-            self.blank(&names::of(&record.id)).await?;
+        if let Some(device) = self.vg.attached(&names::of(&record.id))? {
+            self.end_growth(record, device).await?;
         }
         Ok(size)
+    }
+
+    /// Make a volume that grew before anything was on it look blank at its new end, where a file system
+    /// will be looked for. What its record says is not all there is to know: a note may be lost, or
+    /// somebody have used the LV without us. So nothing is written to what the volume was before it
+    /// grew. A growth that was cut off, or done while it was inactive, is ended when it is attached. The
+    /// caller has the turn.
+    async fn end_growth(&self, record: &Record, device: Device) -> Result<()> {
+        let name = names::of(&record.id);
+        let from = tags::grown_from(&self.vg.known_tags(&name));
+        let Some(from) = from.filter(|_| record.content == Content::Blank) else {
+            return Ok(());
+        };
+        let path = self.vg.path(&name);
+        let blank = blocking(move || device::zero_grown(&device.path, from.0))
+            .await
+            .or_internal(|| format!("failed to blank what LV {path} grew by"))?;
+        if !blank {
+            tracing::warn!(lv = path, "its record says that it is blank, and it is not");
+        }
+        hit("lvm.grow.blanked");
+        self.vg.retag(&name, &[tags::grown(from)], &[]).await
     }
 
     /// The caller has the turn.
@@ -132,20 +152,31 @@ impl LvmPool {
             return Err(self.vg.full(may, more));
         }
         let reactivate = self.free_of_snapshots(&report, lv).await?;
-        hit("lvm.grow.begin");
-        let cmd = lvm("lvextend").args(["-y", "-q", "-L", &format!("{}b", size.0), &path]);
-        let grown = self.vg.change(cmd).await;
-        hit("lvm.grow.made");
+        let grown = self.lvextend(record, lv, size).await;
         if reactivate {
             self.vg.activate(&name).await?;
         }
-        grown.map_err(|error| self.vg.explain(error, &format!("grow LV {path}")))?;
+        grown?;
         // A striped LV is rounded to whole stripes.
         let report = self.vg.report().await?;
         report
             .lv(&name)
             .map(|lv| lv.size)
             .ok_or_else(|| Error::internal(format!("LV {path} vanished while it grew")))
+    }
+
+    async fn lvextend(&self, record: &Record, lv: &Lv, size: Bytes) -> Result<()> {
+        if record.content == Content::Blank && tags::grown_from(&lv.tags).is_none() {
+            self.vg.note_tags(&lv.name, lv.tags.clone());
+            let mark = [tags::grown(lv.size)];
+            self.vg.retag(&lv.name, &[], &mark).await?;
+        }
+        hit("lvm.grow.begin");
+        let path = self.vg.path(&lv.name);
+        let cmd = lvm("lvextend").args(["-y", "-q", "-L", &format!("{}b", size.0), &path]);
+        let grown = self.vg.change(cmd).await;
+        hit("lvm.grow.made");
+        grown.map_err(|error| self.vg.explain(error, &format!("grow LV {path}")))
     }
 
     /// LVM grows the origin of copy-on-write snapshots only while it is inactive. Returns whether
@@ -179,10 +210,11 @@ impl LvmPool {
         let _turn = self.vg.turn().await;
         let old = self.vg.tags_of(&lv).await?;
         let (gone, new) = if lv == names::of(&record.id) {
-            (
-                tags::record_part(&old).cloned().collect::<Vec<_>>(),
-                tags::of_record(record)?,
-            )
+            let mut gone: Vec<_> = tags::record_part(&old).cloned().collect();
+            if record.content != Content::Blank {
+                gone.extend(tags::grown_from(&old).map(tags::grown));
+            }
+            (gone, tags::of_record(record)?)
         } else {
             (
                 tags::reader_part(&old, &record.id).cloned().collect(),
@@ -202,6 +234,10 @@ impl LvmPool {
         let device = self.vg.attach(&lv).await?;
         // Only an active one tells, and only errors are read from one that overflowed.
         self.not_lost(record).await?;
+        if tags::grown_from(&self.vg.known_tags(&names::of(&record.id))).is_some() {
+            let _turn = self.vg.turn().await;
+            self.end_growth(record, device.clone()).await?;
+        }
         if record.is_snapshot() || lv != names::of(&record.id) {
             let path = device.path.clone();
             blocking(move || device::set_read_only(&path, true))

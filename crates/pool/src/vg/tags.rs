@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use stowage_model::{Error, Id, Record, Result};
+use stowage_model::{Bytes, Error, Id, Record, Result};
 
 /// Every tag of ours begins so.
 const OURS: &str = "stowage.";
@@ -17,6 +17,9 @@ const ID: &str = "stowage.id=";
 const READER: &str = "stowage.r.";
 /// On an LV that is being made in several steps; its record comes with the last of them.
 pub(crate) const HALF: &str = "stowage.half=yes";
+/// On a volume that never held anything and has grown, before the size it had: what lies beyond may not
+/// look blank yet.
+const GROWN: &str = "stowage.grown-from=";
 /// On a volume group or thin pool made by us, before the pool's name.
 pub(crate) const POOL: &str = "stowage.pool=";
 /// The longest tag LVM takes.
@@ -77,10 +80,23 @@ fn encode(prefix: &str, record: &Record) -> Result<Vec<String>> {
         .collect()
 }
 
-/// The tags among `tags` that [`of_record`] may have written, other than the mark [`HALF`].
+/// The tags among `tags` that [`of_record`] may have written: no mark of a step.
 pub(crate) fn record_part(tags: &[String]) -> impl Iterator<Item = &String> {
-    tags.iter()
-        .filter(|tag| tag.starts_with(OURS) && !tag.starts_with(READER) && *tag != HALF)
+    tags.iter().filter(|tag| {
+        let other = tag.starts_with(READER) || tag.starts_with(GROWN) || *tag == HALF;
+        tag.starts_with(OURS) && !other
+    })
+}
+
+/// The mark of a volume that had this size before it grew.
+pub(crate) fn grown(from: Bytes) -> String {
+    format!("{GROWN}{}", from.0)
+}
+
+/// The size a volume had before it grew, where what lies beyond may not look blank yet.
+pub(crate) fn grown_from(tags: &[String]) -> Option<Bytes> {
+    let sizes = tags.iter().filter_map(|tag| tag.strip_prefix(GROWN));
+    sizes.filter_map(|size| size.parse().ok().map(Bytes)).min()
 }
 
 /// The tags among `tags` that belong to this reader.
