@@ -62,6 +62,6 @@ pub use command::{Cmd, CmdError, Output, Runner, System};
 pub use devno::Devno;
 pub use error::FsError;
 pub use holders::{Holder, runs_no_more};
-pub use lock::{Lock, LockError, Locks};
+pub use lock::{Claim, Lock, LockError, Locks};
 pub use path::Target;
 pub use progress::Progress;

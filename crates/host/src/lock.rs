@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -227,26 +228,53 @@ pub fn clear_of_dying(
     }
 }
 
+/// Where the claims of all daemons on this kernel are, as the host's `/dev` shows it.
+const OF_KERNEL: &str = "/dev/stowage";
+
 /// The directory of the locks that are known by name, on a file system that does not outlive the
 /// machine's boot.
 #[derive(Debug, Clone)]
-pub struct Locks(Arc<PathBuf>);
+pub struct Locks {
+    dir: Arc<PathBuf>,
+    /// Claims are for all daemons on this kernel, whatever directories they see.
+    of_kernel: bool,
+}
+
+/// What [`Locks::claim`] took.
+#[derive(Debug)]
+pub struct Claim {
+    _here: Lock,
+    _everywhere: Option<Lock>,
+}
 
 impl Locks {
     /// Locks in this directory, which is made when the first is taken.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self(Arc::new(dir.into()))
+        Self {
+            dir: Arc::new(dir.into()),
+            of_kernel: false,
+        }
+    }
+
+    /// The same, whose claims also exclude those of daemons that see another directory there, as in a
+    /// container.
+    #[must_use]
+    pub fn of_kernel(self) -> Self {
+        Self {
+            of_kernel: true,
+            ..self
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name.replace('/', "_"))
+        self.dir.join(name.replace('/', "_"))
     }
 
     fn attempt(&self, name: &str) -> Result<Attempt, LockError> {
         let path = self.path(name);
         attempt(&path, || {
             open(&path).or_else(|_| {
-                std::fs::create_dir_all(&*self.0)?;
+                std::fs::create_dir_all(&*self.dir)?;
                 open(&path)
             })
         })
@@ -274,15 +302,12 @@ impl Locks {
     /// As [`Locks::take`], for a lock that daemons have and no command is given. One that was killed
     /// and cannot end, since a thread of it hangs in the kernel on some disk, is passed over: it will
     /// not run again.
-    ///
-    /// # Errors
-    /// As [`Locks::take`].
-    pub async fn take_as_daemon(&self, name: &str, wait: Duration) -> Result<Lock, LockError> {
+    async fn take_as_daemon(&self, name: &str, wait: Duration) -> Result<Lock, LockError> {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             match self.take(name, Duration::ZERO).await {
                 Err(LockError::Held { path, by }) if are_dying(&by) => {
-                    let dir = Arc::clone(&self.0);
+                    let dir = Arc::clone(&self.dir);
                     blocking(move || pass_over(&dir, &path)).await?;
                 }
                 Err(LockError::Held { .. }) if tokio::time::Instant::now() < deadline => {
@@ -291,6 +316,30 @@ impl Locks {
                 other => return other,
             }
         }
+    }
+
+    /// Takes what a daemon has for its life, waiting at most `wait` for whoever has it.
+    ///
+    /// The second lock lies in devtmpfs, of which a kernel has one, whoever mounts it: containers with
+    /// directories and nodes of their own come to the same file. A lock on a disk's node would be another
+    /// one in each such container, and would keep udev from the disk, which takes it for a sign that the
+    /// disk is being repartitioned.
+    ///
+    /// A daemon that was killed and cannot end, since a thread of it hangs in the kernel on some disk, is
+    /// passed over.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] names the processes that have it.
+    pub async fn claim(&self, name: &str, wait: Duration) -> Result<Claim, LockError> {
+        let here = self.take_as_daemon(name, wait).await?;
+        let everywhere = match self.of_kernel {
+            true => take_of_kernel(name, wait).await?,
+            false => None,
+        };
+        Ok(Claim {
+            _here: here,
+            _everywhere: everywhere,
+        })
     }
 
     /// Who has the lock of this name; none when it is free, which it is when nobody ever took it.
@@ -309,11 +358,45 @@ impl Locks {
 
     /// The names that begin so and are held. Those that are free are cleared away.
     pub fn held(&self, prefix: &str) -> Vec<String> {
-        let entries = std::fs::read_dir(&*self.0).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(&*self.dir)
+            .into_iter()
+            .flatten()
+            .flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         names
             .filter(|name| name.starts_with(prefix) && self.holders(name).is_some())
             .collect()
+    }
+}
+
+/// The lock of this name for the whole kernel; none, with a word in the log, where there is no such
+/// place.
+async fn take_of_kernel(name: &str, wait: Duration) -> Result<Option<Lock>, LockError> {
+    let missing = |error: &dyn std::fmt::Display| {
+        tracing::warn!(
+            %error,
+            "no lock for all containers of this machine: two daemons that do not share \
+             /run/stowage must not have one volume group"
+        );
+    };
+    let devices = match blocking(crate::mount::devices).await {
+        Ok(devices) => devices,
+        Err(error) => {
+            missing(&error);
+            return Ok(None);
+        }
+    };
+    let dir = format!("/proc/self/fd/{}/stowage", devices.as_raw_fd());
+    match Locks::new(dir).take_as_daemon(name, wait).await {
+        Ok(lock) => Ok(Some(lock)),
+        Err(LockError::Held { by, .. }) => Err(LockError::Held {
+            path: Path::new(OF_KERNEL).join(name),
+            by,
+        }),
+        Err(error) => {
+            missing(&error);
+            Ok(None)
+        }
     }
 }
 

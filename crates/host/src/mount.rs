@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsmount, fsopen, move_mount, open_tree,
+};
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::holders;
@@ -94,6 +97,22 @@ pub fn mount_device<S: AsRef<str>>(
             source: errno.into(),
         },
     )
+}
+
+/// The kernel's own directory of devices, of which there is one for the whole machine, whatever a
+/// container shows as `/dev`: mounted nowhere, for as long as the descriptor is open.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN in the machine's first user namespace, ENODEV of a kernel without it.
+pub(crate) fn devices() -> io::Result<OwnedFd> {
+    let context = fsopen(c"devtmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
 }
 
 /// Shows `source` (a directory, or a file or device at a file target) at `target` too.

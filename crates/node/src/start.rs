@@ -121,7 +121,7 @@ impl Local {
 
 impl Inner {
     pub(crate) fn new(options: Options, lock: Lock) -> Result<Self> {
-        let locks = Locks::new(&options.lock_dir);
+        let locks = Locks::new(&options.lock_dir).of_kernel();
         let boot = boot_id()?;
         let journal = Journal::new(options.state_dir.join("journal"));
         let noted_before = journal.load().map(|(intents, _)| intents);

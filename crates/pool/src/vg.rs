@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use stowage_host::{Cmd, CmdError, Lock, Output, Runner, device};
+use stowage_host::{Claim, Cmd, CmdError, Output, Runner, device};
 use stowage_model::id::is_plain_word;
 use stowage_model::request::Media;
 use stowage_model::volumes::{Finding, Severity, Trouble};
@@ -79,7 +79,7 @@ pub(crate) struct Vg {
     /// Held while a report is asked for; the last one, and when it was begun.
     asking: AsyncMutex<Option<(tokio::time::Instant, Arc<Report>)>>,
     /// Ours alone, for as long as we live.
-    claim: AsyncMutex<Option<Lock>>,
+    claim: AsyncMutex<Option<Claim>>,
     seen: Mutex<Seen>,
 }
 

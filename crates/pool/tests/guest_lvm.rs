@@ -11,7 +11,7 @@ use guest::{
     Bench, Counting, VG, count, count_in, destroy, device, fill, found, lv, reader, snapshot, text,
     volume,
 };
-use stowage_host::Progress;
+use stowage_host::{Locks, Progress};
 use stowage_model::record::Content;
 use stowage_model::request::{Layout, Provisioning, SnapshotGrowth};
 use stowage_model::volumes::{Severity, Trouble};
@@ -449,6 +449,23 @@ async fn an_origin_grows_only_while_unused() {
         Bytes::mib(80)
     );
     guest::sweep(&pool).await;
+}
+
+/// As from containers that do not share `/run`.
+#[tokio::test]
+async fn a_group_has_one_daemon_whatever_directories_that_sees() {
+    let bench = Bench::new().await;
+    let first = pool(&bench, 1).await;
+    let second = open(&bench).await;
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [here, there] = [&dirs[0], &dirs[1]].map(|dir| Locks::new(dir.path()).of_kernel());
+    first.claim(&here).await.unwrap();
+    first.claim(&here).await.unwrap();
+    let refused = second.claim(&there).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Precondition);
+    assert!(refused.message().contains("another daemon"), "{refused}");
+    drop(first);
+    second.claim(&there).await.unwrap();
 }
 
 /// The free extents hold what others left.

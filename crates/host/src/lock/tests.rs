@@ -100,3 +100,49 @@ async fn what_cannot_be_written_is_locked_all_the_same() {
     assert!(matches!(second, Err(LockError::Held { .. })), "{second:?}");
     drop(first);
 }
+
+/// As in a container with a `/run`, a `/dev` and a `/proc` of its own, in which the test runs once more.
+#[tokio::test]
+async fn a_claim_excludes_daemons_in_containers_with_directories_of_their_own() {
+    const INSIDE: &str = "STOWAGE_TEST_CLAIM";
+    let dir = tempfile::tempdir().unwrap();
+    let locks = Locks::new(dir.path()).of_kernel();
+    if let Ok(name) = std::env::var(INSIDE) {
+        let claim = locks.claim(&name, Duration::ZERO).await;
+        println!("said: {claim:?}");
+        return;
+    }
+    crate::testing::require_root();
+    let name = format!("claim@test@{}", std::process::id());
+    let inside = || {
+        let script = "mount -t tmpfs tmpfs /dev && mknod /dev/null c 1 3 && \
+                      exec \"$0\" --exact --nocapture lock::tests::\
+                      a_claim_excludes_daemons_in_containers_with_directories_of_their_own";
+        let out = Command::new("unshare")
+            .args(["-m", "-p", "-f", "--mount-proc", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .env(INSIDE, &name)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let claim = locks.claim(&name, Duration::ZERO).await.unwrap();
+    let refused = inside();
+    assert!(refused.contains("said: Err(Held"), "{refused}");
+    // Elsewhere on the machine, too.
+    let other = tempfile::tempdir().unwrap();
+    let other = Locks::new(other.path()).of_kernel();
+    let refused = other.claim(&name, Duration::ZERO).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains(&format!("/dev/stowage/{name}")),
+        "{refused}"
+    );
+    other.claim("claim@test@other", SOON).await.unwrap();
+    drop(claim);
+    let taken = inside();
+    assert!(taken.contains("said: Ok("), "{taken}");
+    std::fs::remove_file(Path::new(OF_KERNEL).join(&name)).unwrap();
+    std::fs::remove_file(Path::new(OF_KERNEL).join("claim@test@other")).unwrap();
+}

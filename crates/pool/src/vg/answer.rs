@@ -145,7 +145,7 @@ impl Vg {
         let mut claim = self.claim.lock().await;
         if claim.is_none() {
             let name = format!("claim@{}", self.place());
-            let taken = locks.take_as_daemon(&name, CLAIM).await;
+            let taken = locks.claim(&name, CLAIM).await;
             *claim = Some(taken.map_err(|e| crate::contract::claimed(&self.pool, e))?);
         }
         let (locks, name) = (locks.clone(), self.change_lock());
