@@ -418,3 +418,36 @@ fn a_file_system_handed_out_raw_is_looked_at_before_it_is_mounted_again() {
     csi.delete(&id).expect("deleted");
     rig.assert_clean();
 }
+
+/// As an administrator does who looks at a partition in it, or backs it up.
+#[test]
+fn a_device_that_others_put_on_a_volumes_file_is_named_and_not_mounted() {
+    let rig = rig();
+    let made = on::create(&rig, "v", "ext4", "64Mi");
+    let id = made["id"].as_str().expect("an id");
+    let data = text(&record_of(&rig, id).with_file_name("data"));
+    let m = rig.text("m");
+    for (round, options) in [&["--offset", "1048576"][..], &["--read-only"]]
+        .into_iter()
+        .enumerate()
+    {
+        let shown = output("losetup", &[options, &["--find", "--show", &data]].concat());
+        let theirs = shown.trim();
+        let refused = rig.run(&["volume", "mount", "v", &m]);
+        let kept = rig.run(&["volume", "delete", "v"]);
+        // It is there until its owner detaches it.
+        tool("losetup", &["--detach", theirs]);
+        for refused in [refused, kept] {
+            refused.fails_with(&[theirs, "not done by us", "losetup --detach"]);
+        }
+        rig.ok(&["volume", "mount", "v", &m]);
+        let file = rig.path("m/kept");
+        match round {
+            0 => put(&file, "kept"),
+            _ => assert_eq!(get(&file), "kept"),
+        }
+        rig.ok(&["volume", "unmount", &m]);
+    }
+    rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
+}

@@ -310,17 +310,55 @@ pub(crate) fn backing(device: &Path) -> Result<Backing, FsError> {
     })
 }
 
-/// True if the device refuses writes.
+/// What a loop device shows of its file, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// From the first byte to the last, as opposed to `losetup --offset` or `--sizelimit`.
+    pub whole: bool,
+    /// It refuses writes.
+    pub read_only: bool,
+    /// Its logical block size.
+    pub block_size: u32,
+}
+
+/// How a device shows its file; nothing when none is attached (any more).
 ///
 /// # Errors
-/// ENXIO if nothing is attached.
-pub fn is_read_only(device: &Path) -> Result<bool, FsError> {
-    let fd = File::open(device).context("open", device)?;
-    Ok(abi::status(&fd)
-        .context("read the status of", device)?
-        .flags
-        & READ_ONLY
-        != 0)
+/// As open(2) and ioctl(2).
+pub fn view(device: &Path) -> Result<Option<View>, FsError> {
+    let gone = |error: &FsError| {
+        let gone = [Errno::NOENT, Errno::NXIO, Errno::NODEV];
+        error.errno().is_some_and(|errno| gone.contains(&errno))
+    };
+    let seen = || {
+        let fd = File::open(device).context("open", device)?;
+        let status = abi::status(&fd).context("read the status of", device)?;
+        Ok(View {
+            whole: status.is_whole(),
+            read_only: status.flags & READ_ONLY != 0,
+            block_size: crate::device::logical_block_size(device)?,
+        })
+    };
+    match seen() {
+        Ok(view) => Ok(Some(view)),
+        Err(error) if gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The loop devices that show all of `file` and refuse writes: what was made for its readers, or is as
+/// good. What others attached otherwise is theirs.
+///
+/// # Errors
+/// As [`find`] and [`view`].
+pub fn readers(file: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let mut readers = Vec::new();
+    for device in find(file)? {
+        if view(&device)?.is_some_and(|view| view.whole && view.read_only) {
+            readers.push(device);
+        }
+    }
+    Ok(readers)
 }
 
 #[cfg(test)]

@@ -117,10 +117,12 @@ impl Inner {
         let title = entry.title();
         blocking(move || {
             let failed = || format!("failed to make {title} read-only");
-            for path in loopdev::find(&attached.path).or_internal(failed)? {
-                if loopdev::is_read_only(&path).or_internal(failed)? {
-                    return Ok(path);
-                }
+            if let Some(reader) = loopdev::readers(&attached.path)
+                .or_internal(failed)?
+                .into_iter()
+                .next()
+            {
+                return Ok(reader);
             }
             let options = loopdev::Options {
                 read_only: true,
@@ -212,7 +214,7 @@ impl Inner {
             if device::devno(&attached.path).or_internal(failed)? == here {
                 return Ok(true);
             }
-            let readers = loopdev::find(&attached.path).or_internal(failed)?;
+            let readers = loopdev::readers(&attached.path).or_internal(failed)?;
             Ok(readers.iter().any(|r| device::devno(r).ok() == Some(here)))
         })
         .await?;
@@ -316,7 +318,7 @@ impl Inner {
         let title = entry.title();
         blocking(move || {
             let failed = || format!("failed to detach the read-only device of {title}");
-            for path in loopdev::find(&attached.path).or_internal(failed)? {
+            for path in loopdev::readers(&attached.path).or_internal(failed)? {
                 loopdev::detach(&path).or_internal(failed)?;
             }
             Ok(())

@@ -172,7 +172,7 @@ impl Inner {
             let failed = || format!("failed to look at {}", attached.path.display());
             let mut all = vec![device::devno(&attached.path).or_internal(failed)?];
             if reader {
-                for path in stowage_host::loopdev::find(&attached.path).or_internal(failed)? {
+                for path in stowage_host::loopdev::readers(&attached.path).or_internal(failed)? {
                     all.push(device::devno(&path).or_internal(failed)?);
                 }
             }

@@ -43,6 +43,11 @@ pub(super) struct Info {
 }
 
 impl Info {
+    /// Whether it shows the file from its first byte to its last.
+    pub(super) fn is_whole(&self) -> bool {
+        self.offset == 0 && self.sizelimit == 0
+    }
+
     /// The device the attached file lies on, decoded from huge_encode_dev() of linux/kdev_t.h.
     pub(super) fn devno(&self) -> Devno {
         let low = |value: u64| u32::try_from(value & 0xffff_ffff).unwrap_or(0);

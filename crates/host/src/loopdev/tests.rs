@@ -36,12 +36,14 @@ fn attach_find_and_detach() {
     assert_eq!(find(&path).unwrap(), std::slice::from_ref(&device.path));
     assert!(is_on(&device.path, &path).unwrap());
     assert!(!is_on(Path::new("/dev/null"), &path).unwrap());
-    assert!(!is_read_only(&device.path).unwrap());
+    let seen = view(&device.path).unwrap().unwrap();
+    assert!(seen.whole && !seen.read_only);
     let loop_path = device.path.clone();
     drop(device);
     assert!(attached(&loop_path), "without autoclear it stays");
     detach(&loop_path).unwrap();
     assert!(soon(|| !attached(&loop_path)));
+    assert_eq!(view(&loop_path).unwrap(), None);
     detach(&loop_path).unwrap();
     assert!(find(&path).unwrap().is_empty());
     assert!(!is_on(&loop_path, &path).unwrap());
@@ -258,11 +260,50 @@ fn read_only_and_block_size_are_kept() {
         keep_blocks: false,
     };
     let device = attach(&path, options).unwrap();
-    assert!(is_read_only(&device.path).unwrap());
+    let seen = View {
+        whole: true,
+        read_only: true,
+        block_size: 4096,
+    };
+    assert_eq!(view(&device.path).unwrap(), Some(seen));
     assert!(device::read_only(device.devno).unwrap());
     assert_eq!(device::logical_block_size(&device.path).unwrap(), 4096);
     let refused = File::options().write(true).open(&device.path);
     assert!(refused.is_err() || device::read_only(device.devno).unwrap());
+}
+
+#[test]
+fn what_others_attached_in_part_or_writable_is_no_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, 4 << 20);
+    let others = [
+        &["--offset", "1048576", "--read-only"][..],
+        &["--sizelimit", "1048576", "--read-only"],
+        &[],
+    ];
+    let mut all = Vec::new();
+    for options in others {
+        let mut losetup = Command::new("losetup");
+        losetup.args(options).args(["--find", "--show"]).arg(&path);
+        let shown = String::from_utf8(losetup.output().unwrap().stdout).unwrap();
+        let device = PathBuf::from(shown.trim());
+        let whole = view(&device).unwrap().unwrap().whole;
+        assert_eq!(whole, options.is_empty());
+        all.push(device);
+    }
+    let found = readers(&path);
+    let options = Options {
+        read_only: true,
+        autoclear: true,
+        ..Options::default()
+    };
+    let reader = attach(&path, options).unwrap();
+    let with_ours = readers(&path);
+    for device in &all {
+        detach(device).unwrap();
+    }
+    assert!(found.unwrap().is_empty());
+    assert_eq!(with_ours.unwrap(), std::slice::from_ref(&reader.path));
 }
 
 #[test]

@@ -6,12 +6,44 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
 
-use stowage_host::loopdev;
+use stowage_host::{FsError, loopdev};
 use stowage_model::error::Context;
-use stowage_model::{Id, Record, Result};
+use stowage_model::{Error, Id, Record, Result};
 
 use super::Shared;
+use super::volume::SECTOR;
 use crate::Device;
+
+/// How we attach a volume. Whatever shows its file in another way was attached by somebody else: a file
+/// system made there would be one of a part of the file.
+const OWN: loopdev::View = loopdev::View {
+    whole: true,
+    read_only: false,
+    block_size: SECTOR,
+};
+
+/// The loop devices on a data file.
+#[derive(Default)]
+pub(super) struct Loops {
+    pub(super) own: Vec<PathBuf>,
+    foreign: Vec<PathBuf>,
+}
+
+impl Loops {
+    /// Refuse a volume that somebody else has attached.
+    pub(super) fn only_own(&self, record: &Record) -> Result<()> {
+        match self.foreign.first() {
+            None => Ok(()),
+            Some(path) => Err(Error::precondition(format!(
+                "the file of {} is attached as {}, which was not done by us; end its use there, \
+                 and: losetup --detach {}",
+                record.id,
+                path.display(),
+                path.display()
+            ))),
+        }
+    }
+}
 
 impl Shared {
     pub(super) fn attached(&self, record: &Record) -> Result<Option<Device>> {
@@ -20,7 +52,7 @@ impl Shared {
         };
         let path = match self.seen_on(record)? {
             Some(path) => Some(path),
-            None => self.loops(record)?.into_iter().next(),
+            None => self.loops(record)?.own.into_iter().next(),
         };
         Ok(path.map(|path| {
             self.note_device(&record.id, &path);
@@ -43,7 +75,7 @@ impl Shared {
     }
 
     pub(super) fn is_on(&self, device: &Path, record: &Record) -> Result<bool> {
-        loopdev::is_on(device, &self.data(record))
+        shows(device, &self.data(record))
             .or_internal(|| format!("failed to look for the devices of {}", record.id))
     }
 
@@ -59,10 +91,18 @@ impl Shared {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writable loop devices on the data file.
-    pub(super) fn loops(&self, record: &Record) -> Result<Vec<PathBuf>> {
-        loopdev::find(&self.data(record))
-            .or_internal(|| format!("failed to look for the devices of {}", record.id))
+    /// The loop devices on the data file.
+    pub(super) fn loops(&self, record: &Record) -> Result<Loops> {
+        let failed = || format!("failed to look for the devices of {}", record.id);
+        let mut loops = Loops::default();
+        for path in loopdev::find(&self.data(record)).or_internal(failed)? {
+            match loopdev::view(&path).or_internal(failed)? {
+                Some(view) if view == OWN => loops.own.push(path),
+                Some(_) => loops.foreign.push(path),
+                None => {}
+            }
+        }
+        Ok(loops)
     }
 
     /// At the start: note what is attached, in one look at all loop devices, and turn discards off
@@ -83,9 +123,7 @@ impl Shared {
             }
             // Not opened here: one that is dying would keep the whole pool from being read.
             self.note_device(&id, &device);
-            if !thick.contains(&id)
-                || !loopdev::is_on(&device, &self.data_of(&id)).unwrap_or_default()
-            {
+            if !thick.contains(&id) || !shows(&device, &self.data_of(&id)).unwrap_or_default() {
                 continue;
             }
             if let Err(error) = self.keep_blocks(&device) {
@@ -93,4 +131,9 @@ impl Shared {
             }
         }
     }
+}
+
+/// Whether it is ours, and on this file.
+fn shows(device: &Path, data: &Path) -> std::result::Result<bool, FsError> {
+    Ok(loopdev::is_on(device, data)? && loopdev::view(device)? == Some(OWN))
 }

@@ -644,3 +644,48 @@ async fn one_daemon_has_a_directory_and_what_was_unmounted_is_let_go() {
     let problem = first.status().await.unwrap().problem;
     assert!(problem.unwrap().contains("another daemon"));
 }
+
+#[tokio::test]
+async fn a_device_that_somebody_attached_is_neither_the_volumes_nor_detached() {
+    let bench = Bench::new(FsKind::Xfs);
+    let v = bench.make("v", Bytes::mib(8)).await;
+    let losetup = |options: &[&str]| {
+        let data = bench.pool.shared.data(&v);
+        let all = [options, &["--find", "--show", data.to_str().unwrap()]].concat();
+        PathBuf::from(stowage_testkit::disk::run("losetup", all).unwrap().trim())
+    };
+    for options in [
+        &["--offset", "1048576", "--sector-size", "4096"][..],
+        &["--sizelimit", "1048576", "--sector-size", "4096"],
+        &["--read-only", "--sector-size", "4096"],
+        &["--sector-size", "512"],
+    ] {
+        let theirs = losetup(options);
+        assert_eq!(bench.pool.attached(&v).await.unwrap().map(|d| d.path), None);
+        let refused = [
+            bench.pool.attach(&v, Attach::Held).await.map(drop),
+            bench.pool.remove(&v).await.map(drop),
+        ];
+        bench.pool.detach(&v).await.unwrap();
+        let kept = loopdev::find(&bench.pool.shared.data(&v)).unwrap();
+        loopdev::detach(&theirs).unwrap();
+        assert_eq!(kept, std::slice::from_ref(&theirs), "{options:?}");
+        for refused in refused {
+            let e = refused.unwrap_err();
+            assert_eq!(e.kind(), Kind::Precondition);
+            assert!(e.message().contains(theirs.to_str().unwrap()), "{e}");
+        }
+        // One that came later keeps nobody from what is in use, nor is it taken for that.
+        let ours = bench.pool.attach(&v, Attach::Held).await.unwrap().path;
+        let theirs = losetup(options);
+        let again = bench.pool.attach(&v, Attach::Held).await.map(|d| d.path);
+        let seen = bench.pool.attached(&v).await;
+        bench.pool.detach(&v).await.unwrap();
+        let kept = loopdev::find(&bench.pool.shared.data(&v)).unwrap();
+        loopdev::detach(&theirs).unwrap();
+        assert_eq!(again.unwrap(), ours);
+        assert_eq!(seen.unwrap().unwrap().path, ours);
+        assert_eq!(kept, [theirs], "{options:?}");
+    }
+    bench.pool.remove(&v).await.unwrap();
+}

@@ -21,7 +21,7 @@ use crate::{Attach, Device, Leftover, Removed, Written};
 
 /// Logical block size of every device. Left to itself the kernel takes 512 for a plain file and
 /// 4096 for one that shares blocks, and an xfs made on the one does not mount on the other.
-const SECTOR: u32 = 4096;
+pub(super) const SECTOR: u32 = 4096;
 
 /// What statfs(2) says of btrfs (linux/magic.h).
 const BTRFS_SUPER_MAGIC: i64 = 0x9123_683E;
@@ -208,7 +208,7 @@ impl Shared {
             self.ledger.enter(record, size);
         }
         // Also when the file was grown before and a kill came in between.
-        for path in self.loops(record)? {
+        for path in self.loops(record)?.own {
             loopdev::set_capacity(&path)
                 .or_internal(|| format!("failed to grow the device {}", path.display()))?;
         }
@@ -283,7 +283,9 @@ impl Shared {
     }
 
     fn unattached(&self, record: &Record) -> Result<()> {
-        match self.loops(record)?.first() {
+        let loops = self.loops(record)?;
+        loops.only_own(record)?;
+        match loops.own.first() {
             None => Ok(()),
             Some(path) => Err(Error::precondition(format!(
                 "{} is still attached as {}; unmount it first",
@@ -344,7 +346,11 @@ impl Shared {
         if keeps {
             self.fill(&record.id);
         }
-        if let Some(present) = self.loops(record)?.into_iter().next() {
+        let loops = self.loops(record)?;
+        if loops.own.is_empty() {
+            loops.only_own(record)?;
+        }
+        if let Some(present) = loops.own.into_iter().next() {
             // Holding it open keeps it from clearing itself before it is mounted.
             let file = fs::File::open(&present).or_internal(failed)?;
             if how == Attach::Held {
@@ -405,7 +411,7 @@ impl Shared {
             return Ok(());
         }
         for _ in 0..DETACH_TRIES {
-            let attached = self.loops(record)?;
+            let attached = self.loops(record)?.own;
             if attached.is_empty() {
                 return Ok(());
             }
@@ -414,12 +420,12 @@ impl Shared {
                     format!("failed to detach {} from {}", path.display(), record.id)
                 })?;
             }
-            if self.loops(record)?.is_empty() {
+            if self.loops(record)?.own.is_empty() {
                 return Ok(());
             }
             std::thread::sleep(DETACH_PAUSE);
         }
-        match self.loops(record)?.first() {
+        match self.loops(record)?.own.first() {
             None => Ok(()),
             Some(path) => Err(Error::precondition(format!(
                 "{} is still open somewhere, so {} cannot be detached; end its users first",

@@ -26,7 +26,11 @@ async fn a_noted_device_is_told_only_while_the_volume_is_on_it() {
     assert_eq!(noted(&bench.pool, &w), None);
     // Attached by somebody else, to another device.
     loopdev::detach(&on).unwrap();
-    let elsewhere = loopdev::attach(&bench.pool.shared.data(&v), loopdev::Options::default());
+    let options = loopdev::Options {
+        block_size: Some(4096),
+        ..Default::default()
+    };
+    let elsewhere = loopdev::attach(&bench.pool.shared.data(&v), options);
     let elsewhere = elsewhere.unwrap().path.clone();
     bench.pool.shared.note_device(&v.id, Path::new("/dev/null"));
     assert_eq!(attached(&v).await, Some(elsewhere.clone()));

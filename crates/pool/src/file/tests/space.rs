@@ -100,6 +100,7 @@ async fn a_thick_volume_in_use_at_the_start_discards_nothing_from_then_on() {
     let v = bench.make("v", Bytes::mib(64)).await;
     let options = loopdev::Options {
         autoclear: true,
+        block_size: Some(4096),
         ..Default::default()
     };
     let device = loopdev::attach(&bench.data(&v), options).unwrap();
