@@ -85,9 +85,13 @@ fn joined<S: Ord>(findings: impl Iterator<Item = (S, Finding)>) -> Vec<(S, &'sta
 
 /// The health of one volume; no entry when it is well.
 pub(crate) async fn volume(door: &Door, id: &Id, handle: &str) -> Result<VolumeHealth> {
-    let findings = door.volumes.health(id).await?;
+    Ok(told(handle, door.volumes.health(id).await?))
+}
+
+/// What was found of a volume, as its health.
+pub(crate) fn told(handle: &str, findings: Vec<Finding>) -> VolumeHealth {
     let entries = joined(findings.into_iter().map(|f| (i32::from(of_volume(&f)), f)));
-    Ok(VolumeHealth {
+    VolumeHealth {
         volume_id: handle.to_owned(),
         health_statuses: entries
             .into_iter()
@@ -97,7 +101,7 @@ pub(crate) async fn volume(door: &Door, id: &Id, handle: &str) -> Result<VolumeH
                 message,
             })
             .collect(),
-    })
+    }
 }
 
 /// The health of the node's pools and tools.

@@ -1,5 +1,6 @@
 //! The trait every door asks for volumes, and what it answers with.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -269,6 +270,10 @@ pub trait Volumes: Send + Sync {
     /// # Errors
     /// [`crate::Kind::NotFound`].
     async fn health(&self, id: &Id) -> Result<Vec<Finding>>;
+
+    /// What is wrong with each of these volumes, as [`Volumes::health`] tells it; those that are not
+    /// there are left out. However many they are, a pool is asked once.
+    async fn health_of_all(&self, ids: &[Id]) -> Result<BTreeMap<Id, Vec<Finding>>>;
 
     /// What is wrong with the pools and everything in them.
     async fn findings(&self) -> Result<Vec<Finding>>;

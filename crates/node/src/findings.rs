@@ -1,6 +1,6 @@
 //! What is wrong, and how to mend it: for health calls and for `doctor`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -71,13 +71,33 @@ impl Inner {
         all
     }
 
-    /// What is wrong with one volume, its pool included.
-    pub(crate) async fn volume_findings(&self, entry: &Entry) -> Vec<Finding> {
-        let noted = self.attachments.get(&entry.record.id);
-        let seen = Seen::of(std::iter::once(&noted)).await;
-        let mut findings = self.own_findings(entry, noted, &seen);
-        if let Some(problem) = self.status_of(&entry.pool).await.problem {
-            findings.push(pool_missing(entry.pool.name().as_str(), &problem));
+    /// What is wrong with each of these volumes, their pools included.
+    pub(crate) async fn findings_of(&self, all: &[Entry]) -> BTreeMap<Id, Vec<Finding>> {
+        let pools: BTreeMap<_, _> = all.iter().map(|e| (e.pool.name(), &e.pool)).collect();
+        let asked = pools.into_values().map(|pool| self.status_of(pool));
+        let asked = join_all(asked).await;
+        let problems: BTreeMap<_, _> = asked
+            .into_iter()
+            .filter_map(|status| Some((status.name, status.problem?)))
+            .collect();
+        let noted: Vec<_> = all
+            .iter()
+            .map(|e| self.attachments.get(&e.record.id))
+            .collect();
+        let seen = Seen::of(noted.iter()).await;
+        let each = all.iter().zip(noted).map(|(entry, noted)| {
+            let mut findings = self.own_findings(entry, noted, &seen);
+            findings.extend(self.pool_findings(entry, problems.get(entry.pool.name())));
+            (entry.record.id.clone(), findings)
+        });
+        each.collect()
+    }
+
+    /// What is wrong with the pool of a volume, of which this is known.
+    fn pool_findings(&self, entry: &Entry, problem: Option<&String>) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if let Some(problem) = problem {
+            findings.push(pool_missing(entry.pool.name().as_str(), problem));
         }
         let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
         let of_pool = upkeep.get(entry.pool.name()).into_iter().flatten();
@@ -326,7 +346,45 @@ fn pool_missing(name: &str, problem: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use stowage_model::volumes::Volumes;
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::testing::Bench;
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_volumes_are_asked_for_a_pool_that_does_not_answer_is_waited_for_once() {
+        let bench = Bench::new().await;
+        let mut ids = Vec::new();
+        for n in 0..50 {
+            ids.push(bench.volume(&format!("v{n}")).await);
+        }
+        bench.a.silent.store(true, Ordering::SeqCst);
+        // Slow at first, then away.
+        bench.local.pools().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let begun = Instant::now();
+        let found = bench.local.health_of_all(&ids).await.unwrap();
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert_eq!(found.len(), 50);
+        for (id, findings) in found {
+            let alone = bench.local.health(&id).await.unwrap();
+            assert_eq!(findings.len(), alone.len(), "{alone:?}");
+            assert_eq!(findings[0].trouble, Trouble::PoolMissing, "{findings:?}");
+        }
+        let gone = Id::derive(
+            stowage_model::id::Role::Volume,
+            &stowage_model::Name::new("gone").unwrap(),
+        );
+        assert_eq!(
+            bench.local.health_of_all(&[gone]).await.unwrap(),
+            BTreeMap::new()
+        );
+    }
 
     #[test]
     fn a_kernel_that_is_too_old_is_told_with_what_it_lacks_and_what_is_needed() {

@@ -537,7 +537,14 @@ impl Volumes for Local {
     async fn health(&self, id: &Id) -> Result<Vec<Finding>> {
         self.inner.known(id).await;
         let entry = self.inner.need_volume(id)?;
-        Ok(self.inner.volume_findings(&entry).await)
+        let mut found = self.inner.findings_of(&[entry]).await;
+        Ok(found.remove(id).unwrap_or_default())
+    }
+
+    async fn health_of_all(&self, ids: &[Id]) -> Result<BTreeMap<Id, Vec<Finding>>> {
+        let there = ids.iter().filter_map(|id| self.inner.index.get(id));
+        let volumes: Vec<Entry> = there.filter(|e| !e.record.is_snapshot()).collect();
+        Ok(self.inner.findings_of(&volumes).await)
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {

@@ -4,7 +4,7 @@ use stowage_model::id::Role;
 use stowage_model::params::{ClassParams, Origin};
 use stowage_model::record::Content;
 use stowage_model::volumes::Capacity;
-use stowage_model::{Kind, Result, Volume};
+use stowage_model::{Id, Kind, Result, Volume};
 
 use crate::door::Door;
 use crate::page::Page;
@@ -42,8 +42,7 @@ pub(super) async fn volumes(
     })
 }
 
-/// The volumes that are unwell. Each is asked like ControllerGetVolumeHealth asks, so that the two
-/// never disagree, and no more of them than fill the page and show that another one follows.
+/// The volumes that are unwell: what ControllerGetVolumeHealth tells of each, asked for all at once.
 pub(super) async fn health(
     door: &Door,
     request: ControllerListVolumeHealthRequest,
@@ -52,25 +51,20 @@ pub(super) async fn health(
     let page = Page::new(request.max_entries, &request.starting_token, Role::Volume)?;
     let mut all = door.volumes.volumes().await?;
     all.retain(|v| listed(v) && page.reaches(&v.record.id));
-    all.sort_by(|a, b| a.record.id.cmp(&b.record.id));
+    let ids: Vec<Id> = all.into_iter().map(|v| v.record.id).collect();
+    let mut found = door.volumes.health_of_all(&ids).await?;
+    found.retain(|_, findings| !findings.is_empty());
     let mut reply = ControllerListVolumeHealthResponse::default();
-    for volume in &all {
-        let id = &volume.record.id;
-        let health = match crate::health::volume(door, id, id.as_str()).await {
-            // Removed since it was listed.
-            Err(e) if e.kind() == Kind::NotFound => continue,
-            other => other?,
-        };
-        if health.health_statuses.is_empty() {
-            continue;
-        }
+    for (id, findings) in found {
         if page.is_full(reply.entries.len()) {
             if let Some(last) = reply.entries.last() {
                 reply.next_token.clone_from(&last.volume_id);
             }
             break;
         }
-        reply.entries.push(health);
+        reply
+            .entries
+            .push(crate::health::told(id.as_str(), findings));
     }
     Ok(reply)
 }

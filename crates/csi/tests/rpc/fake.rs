@@ -336,6 +336,17 @@ impl Volumes for Fake {
         Ok(state.findings.iter().filter(about).cloned().collect())
     }
 
+    async fn health_of_all(&self, ids: &[Id]) -> Result<BTreeMap<Id, Vec<Finding>>> {
+        let state = self.begin()?;
+        let there = ids.iter().filter(|id| state.volumes.contains_key(id));
+        let told = there.map(|id| {
+            let about = |f: &&Finding| f.subject == id.as_str();
+            let found = state.findings.iter().filter(about).cloned().collect();
+            (id.clone(), found)
+        });
+        Ok(told.collect())
+    }
+
     async fn findings(&self) -> Result<Vec<Finding>> {
         Ok(self.begin()?.findings.clone())
     }
