@@ -8,6 +8,7 @@ mod config;
 mod http;
 mod metrics;
 mod print;
+mod socket;
 
 use std::process::ExitCode;
 

@@ -246,6 +246,29 @@ fn a_taken_port_is_told_and_used_when_it_is_free() {
 }
 
 #[test]
+fn a_socket_that_cannot_be_bound_is_told_and_bound_when_it_can_be() {
+    let mut rig = Rig::stopped(Storage::file(FsKind::Xfs));
+    // Its directory's name is taken.
+    std::fs::write(rig.path("sockets"), "in the way").expect("a writable directory");
+    configure(&rig, "/csi.sock", "/sockets/csi.sock");
+    rig.start();
+    rig.ok(&["volume", "create", "v", "--size", "64Mi"]);
+    let told = || rig.run(&["doctor"]).stdout;
+    let path = rig.text("sockets/csi.sock");
+    assert!(told().contains(&format!("failed to listen at {path}")));
+    std::fs::remove_file(rig.path("sockets")).expect("ours");
+    wait_for("the socket is bound", || told().trim() == "[]");
+    std::os::unix::net::UnixStream::connect(&path).expect("somebody listens");
+    rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
+    // What only a person can mend ends the start.
+    rig.stop();
+    std::fs::write(&path, "no socket").expect("a writable directory");
+    assert!(!rig.try_start());
+    assert!(rig.log().contains("is no socket"), "{}", rig.log());
+}
+
+#[test]
 fn an_orchestrator_that_asks_for_less_is_told_what_there_is() {
     let rig = Rig::new(Storage::file(FsKind::Xfs));
     let csi = Csi::new(&rig);

@@ -1,10 +1,10 @@
 //! `stowage serve`: the daemon.
 
-use std::io::{ErrorKind, IsTerminal};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use stowage_node::{Local, Options};
@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admin;
 use crate::config::Config;
+use crate::socket::Socket;
 
 /// Where locks of pools are: the same for all daemons of the machine, and gone with a reboot.
 const LOCKS: &str = "/run/stowage/locks";
@@ -23,10 +24,6 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// How long callers may take to hear what their operations came to.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// A command that a killed daemon was just starting keeps its listening socket open until it executes,
-/// and a client of it finds somebody there.
-const LEFTOVER: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let config = Config::load(config)?;
@@ -64,29 +61,35 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let local = Local::start(options, config.pool.clone()).await?;
     let stop = stop_on_signal()?;
-    let csi_socket = bind(&config.csi_socket).await?;
-    let admin_socket = bind(&config.admin_socket).await?;
+    // In this order: whoever finds the second finds the first.
+    let csi_socket = Socket::bind("csi", &config.csi_socket, &local).await?;
+    let admin_socket = Socket::bind("admin", &config.admin_socket, &local).await?;
     tracing::info!(node = %csi.node_id, csi = %config.csi_socket.display(),
         admin = %config.admin_socket.display(), pools = config.pool.len(), "serving");
-    let admin = tokio::spawn(admin::server::serve(
-        admin_socket,
-        local.clone(),
-        stop.clone(),
-    ));
+    let admin = {
+        let (local, stop) = (local.clone(), stop.clone());
+        tokio::spawn(async move {
+            if let Some(listener) = unless(&stop, admin_socket.listener()).await {
+                admin::server::serve(listener, local, stop).await;
+            }
+        })
+    };
     let web = metrics.map(|at| tokio::spawn(crate::http::serve(at, local.clone(), stop.clone())));
     let ready = {
         let local = local.clone();
         Arc::new(move || local.ready())
     };
     let shared = Arc::new(local.clone());
-    let mut calls = tokio::spawn(stowage_csi::serve(
-        csi_socket,
-        csi,
-        shared.clone(),
-        shared,
-        ready,
-        stop.clone().cancelled_owned(),
-    ));
+    let ended = stop.clone();
+    let mut calls = tokio::spawn(async move {
+        match unless(&ended, csi_socket.listener()).await {
+            None => Ok(()),
+            Some(listener) => {
+                let stop = ended.cancelled_owned();
+                stowage_csi::serve(listener, csi, shared.clone(), shared, ready, stop).await
+            }
+        }
+    });
     let died = tokio::select! {
         died = &mut calls => Some(died),
         () = stop.cancelled() => None,
@@ -120,21 +123,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bind(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)
-            .with_context(|| format!("failed to make {}", parent.display()))?;
-    }
-    let deadline = Instant::now() + LEFTOVER;
-    loop {
-        match stowage_csi::bind(path, stowage_host::runs_no_more) {
-            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            bound => {
-                return bound.with_context(|| format!("failed to listen at {}", path.display()));
-            }
-        }
+/// What comes, unless a stop comes first.
+async fn unless<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = stop.cancelled() => None,
     }
 }
 
