@@ -15,6 +15,7 @@
 //!            extents (which blocks a file has, and lacks)
 //!  limits    cgroup (I/O throttling, v1 and v2)
 //!  kernel    kernel (what it lacks)
+//!  log       repeat (what goes wrong again and again)
 //! ```
 //!
 //! The rooms `mountinfo`, `options` and `holders` are seen through [`mount`], `wipe` through
@@ -48,6 +49,7 @@ pub mod path;
 pub mod probe;
 pub mod progress;
 pub mod reflink;
+mod repeat;
 mod usage;
 mod wipe;
 
@@ -65,3 +67,4 @@ pub use holders::{Holder, runs_no_more};
 pub use lock::{Claim, Lock, LockError, Locks};
 pub use path::Target;
 pub use progress::Progress;
+pub use repeat::Repeat;

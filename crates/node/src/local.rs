@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 use stowage_host::cgroup::Hierarchy;
-use stowage_host::{Cmd, CmdError, Lock, Locks, Output, Runner, blocking, device, mount};
+use stowage_host::{Cmd, CmdError, Lock, Locks, Output, Repeat, Runner, blocking, device, mount};
 use stowage_model::error::Context;
 use stowage_model::request::{
     EphemeralRequest, GroupRequest, Layout, Placement, Provisioning, PublishRequest, SizeRange,
@@ -105,6 +105,8 @@ pub(crate) struct Inner {
     /// What the last upkeep found.
     pub(crate) upkeep: RwLock<BTreeMap<PoolName, Vec<Finding>>>,
     pub(crate) state: RwLock<State>,
+    /// What was told of each pool.
+    pub(crate) told: Mutex<BTreeMap<PoolName, Repeat>>,
     /// What doors say of themselves.
     pub(crate) doors: RwLock<BTreeMap<&'static str, Finding>>,
     pub(crate) cgroups: Option<Hierarchy>,
@@ -205,6 +207,7 @@ impl Inner {
         let me = Arc::clone(self);
         self.ops.background(async move {
             // Tried again until it is there: a group may be busy or away for a while.
+            let mut repeat = Repeat::default();
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(CARRY_AFTER) => {}
@@ -213,6 +216,7 @@ impl Inner {
                 }
                 match me.carry(&id).await {
                     Ok(()) => return,
+                    Err(e) if !repeat.is_due(&e.chain()) => {}
                     Err(e) => tracing::warn!(volume.id = %id, error = %e.chain(),
                         "record not yet in the pool"),
                 }

@@ -155,6 +155,7 @@ impl Inner {
             found: RwLock::default(),
             upkeep: RwLock::default(),
             state: RwLock::default(),
+            told: Mutex::default(),
             doors: RwLock::default(),
             cgroups: Hierarchy::detect()
                 .inspect_err(|e| tracing::warn!(error = %e, "I/O limits cannot be set here"))
@@ -356,7 +357,9 @@ impl Inner {
             match self.take_in(pool, turn.take()).await {
                 Ok(()) => break,
                 Err(e) if e.kind() == Kind::Pending => {
-                    tracing::info!(pool = %name, "{}", e.chain());
+                    if self.is_news(name, &e.chain()) {
+                        tracing::info!(pool = %name, "{}", e.chain());
+                    }
                     self.unread.coming(name, e.chain());
                     tokio::select! {
                         () = tokio::time::sleep(WAIT) => {}
@@ -364,7 +367,7 @@ impl Inner {
                     }
                 }
                 Err(e) => {
-                    if self.unread.why(name) != Some(e.chain()) {
+                    if self.is_news(name, &e.chain()) {
                         tracing::error!(pool = %name, error = %e.chain(), "pool cannot be read");
                     }
                     return self.unread.pool(name, e.chain());

@@ -106,7 +106,9 @@ impl Inner {
         let findings = match pool.tend().await {
             Ok(findings) => findings,
             Err(e) => {
-                tracing::error!(pool = %pool.name(), error = %e.chain(), "upkeep failed");
+                if self.is_news(pool.name(), &e.chain()) {
+                    tracing::error!(pool = %pool.name(), error = %e.chain(), "upkeep failed");
+                }
                 return;
             }
         };
@@ -118,6 +120,12 @@ impl Inner {
         let told: HashSet<_> = before.iter().map(said).collect();
         let new = findings.iter().filter(|f| !told.contains(&said(f)));
         new.for_each(tell);
+    }
+
+    /// Whether this about a pool was not told, or long ago.
+    pub(crate) fn is_news(&self, pool: &PoolName, what: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.entry(pool.clone()).or_default().is_due(what)
     }
 }
 
@@ -133,3 +141,6 @@ fn tell(finding: &Finding) {
         Severity::Error => tracing::error!(subject, mend, "{what}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

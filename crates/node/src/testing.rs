@@ -197,6 +197,8 @@ pub(crate) struct Files {
     pub(crate) tended: AtomicU32,
     /// Cutting does not hold writers, as with files.
     pub(crate) is_file: AtomicBool,
+    /// Whether it cannot be.
+    pub(crate) ill: AtomicBool,
     /// How long a snapshot takes.
     pub(crate) cuts_take: Mutex<Duration>,
     /// What was done, and when.
@@ -226,6 +228,7 @@ impl Files {
             asked: AtomicU32::new(0),
             tended: AtomicU32::new(0),
             is_file: AtomicBool::new(false),
+            ill: AtomicBool::new(false),
             cuts_take: Mutex::default(),
             steps: Mutex::default(),
             turn: Arc::default(),
@@ -453,6 +456,56 @@ impl Pool for Files {
 
     async fn tend(&self) -> Result<Vec<Finding>> {
         self.tended.fetch_add(1, Ordering::SeqCst);
+        if self.ill.load(Ordering::SeqCst) {
+            return Err(Error::internal("its disk is gone"));
+        }
         Ok(Vec::new())
     }
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+pub(crate) struct Heard(Arc<Mutex<Vec<String>>>);
+
+impl Heard {
+    /// Listen until the guard goes.
+    pub(crate) fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
+        let heard = Self::default();
+        let guard = tracing::subscriber::set_default(heard.clone());
+        (heard, guard)
+    }
+
+    /// How many lines there were with this in them.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        let lines = self.0.lock().unwrap();
+        lines.iter().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl tracing::Subscriber for Heard {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = String::new();
+        event.record(
+            &mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                line.push_str(&format!("{}={value:?} ", field.name()));
+            },
+        );
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
 }

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stowage_host::{Lock, Locks, Progress, blocking, on_own_thread};
+use stowage_host::{Lock, Locks, Progress, Repeat, blocking, on_own_thread};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus, Severity, Trouble};
 use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
@@ -77,6 +77,8 @@ struct Shared {
     kept: Mutex<BTreeSet<PathBuf>>,
     /// Thick volumes whose rewriting needs new blocks, see [`stowage_host::reflink::is_in_place`].
     copied: Mutex<BTreeSet<Id>>,
+    /// What was told of blocks that cannot be given back.
+    told: Mutex<Repeat>,
     /// Rounds of upkeep.
     rounds: AtomicU64,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
+use stowage_host::Repeat;
 use stowage_model::params::{ClassParams, Map, Origin, SnapshotParams};
 use stowage_model::request::{SizeRange, Source, Usage};
 use stowage_model::{
@@ -25,6 +26,7 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// Serve until told to stop.
 pub(crate) async fn serve(listener: UnixListener, local: Local, stop: CancellationToken) {
+    let mut repeat = Repeat::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -40,7 +42,9 @@ pub(crate) async fn serve(listener: UnixListener, local: Local, stop: Cancellati
                 });
             }
             Err(e) => {
-                tracing::warn!(error = %e, "admin connection not accepted");
+                if repeat.is_due(&e.to_string()) {
+                    tracing::warn!(error = %e, "admin connection not accepted");
+                }
                 tokio::time::sleep(TICK).await;
             }
         }

@@ -90,7 +90,10 @@ impl Shared {
             Err(error) => {
                 let missing = reflink::hole_bytes(&data).unwrap_or_default();
                 self.ledger.lacks(id, Bytes(missing));
-                tracing::warn!(volume.id = %id, %error, missing, "blocks cannot be given back");
+                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+                if told.is_due(&format!("{id}: {error}")) {
+                    tracing::warn!(volume.id = %id, %error, missing, "blocks cannot be given back");
+                }
             }
         }
     }

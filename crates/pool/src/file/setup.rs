@@ -74,6 +74,7 @@ impl FilePool {
                 devices: Mutex::default(),
                 kept: Mutex::default(),
                 copied: Mutex::default(),
+                told: Mutex::default(),
                 rounds: AtomicU64::default(),
             }),
             looks: Arc::new(Semaphore::new(LOOKS)),
