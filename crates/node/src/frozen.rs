@@ -3,6 +3,7 @@
 //! them to thaw them, and the next mount shows it frozen still.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use stowage_host::{Target, blocking, device, durable, freeze, mount};
 use stowage_model::{FsType, Id};
@@ -10,6 +11,10 @@ use stowage_model::{FsType, Id};
 use crate::index::Entry;
 use crate::local::Inner;
 use crate::target::mount_at;
+
+/// How often a device is looked at that somebody has, and how long between.
+const LOOKS: u32 = 10;
+const LOOK: Duration = Duration::from_millis(100);
 
 impl Inner {
     /// Note, until the machine restarts, that we hold the writers of a volume: whoever comes after us
@@ -67,17 +72,21 @@ impl Inner {
         let Some(fs) = record.content.file_system() else {
             return false;
         };
-        let Ok(Some(attached)) = entry.pool.attached(record).await else {
-            return false;
+        let attached = match entry.pool.attached(record).await {
+            Ok(Some(attached)) => attached,
+            Ok(None) => return false,
+            Err(e) => {
+                tracing::warn!(volume.id = %record.id, error = %e.chain(),
+                    "its device cannot be looked at");
+                return false;
+            }
         };
         // A full disk has no room for a directory; that of the locks is in memory.
         let dirs = [&self.options.state_dir, &self.options.lock_dir];
         let at = dirs.map(|dir| dir.join(format!("thaw-{}", record.id)));
         let only_read = record.read_only || self.in_place(entry);
         let thawed = blocking(move || {
-            let held = device::in_use(&attached.path).ok().flatten();
-            let unseen = held.is_some_and(|by| by == device::InUse::default());
-            Ok(unseen && thaw_unmounted(&attached.path, fs, only_read, &at)?)
+            Ok(held_unseen(&attached.path)? && thaw_unmounted(&attached.path, fs, only_read, &at)?)
         });
         let thawed: Result<bool, String> = thawed.await;
         match thawed {
@@ -89,6 +98,19 @@ impl Inner {
         }
         thawed == Ok(true)
     }
+}
+
+/// Whether a device is held, and by nobody that can be seen. Who holds it for a moment only, as what
+/// looks at all devices does, is waited for.
+fn held_unseen(device: &Path) -> Result<bool, String> {
+    for _ in 0..LOOKS {
+        match device::in_use(device).map_err(|e| e.to_string())? {
+            None => return Ok(false),
+            Some(by) if by == device::InUse::default() => return Ok(true),
+            Some(_) => std::thread::sleep(LOOK),
+        }
+    }
+    Ok(false)
 }
 
 fn thaw_at(path: &Path) -> Result<bool, String> {

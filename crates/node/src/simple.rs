@@ -64,8 +64,11 @@ impl Local {
         let all = self.inner.attachments.all();
         let used = |a: &Attachment| a.targets.contains_key(&target);
         let ended = |a: &Attachment| a.left.contains(&target);
-        let found = all.iter().find(|(_, a)| used(a));
-        let found = found.or_else(|| all.iter().find(|(_, a)| ended(a)));
+        let found = all.iter().find(|(_, a)| used(a)).or_else(|| {
+            // What somebody else has mounted there since is not ours to unmount.
+            let free = matches!(mount::at(&target), Ok(None));
+            all.iter().find(|(_, a)| free && ended(a))
+        });
         found.map(|(id, _)| id.clone())
     }
 
