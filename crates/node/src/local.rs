@@ -32,6 +32,7 @@ use crate::index::{Entry, Index};
 use crate::jobs::{Job, Jobs};
 use crate::journal::{Intent, Journal};
 use crate::kubelet::settled;
+use crate::nesting::Paths;
 use crate::ops::Ops;
 use crate::pools::{Definitions, PoolConfig};
 use crate::recover::use_lock;
@@ -71,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) started: tokio::time::Instant,
     pub(crate) pools: RwLock<BTreeMap<PoolName, Arc<dyn Pool>>>,
     pub(crate) definitions: Mutex<Definitions>,
+    pub(crate) paths: Paths,
     pub(crate) index: Index,
     /// What the index lacks.
     pub(crate) unread: Unread,

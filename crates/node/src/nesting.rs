@@ -1,10 +1,19 @@
-//! Directories that must not lie in one another: what is tidied up in the one would be the other.
+//! Where file pools lie. Directories must not lie in one another: what is tidied up in the one would
+//! be the other. To resolve a path is to ask the file systems on its way, any of which may hang, so
+//! each is asked once, on a thread of its own, and waited for only a moment.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
-use stowage_model::{Error, PoolKind, Result};
+use stowage_host::{blocking, on_own_thread};
+use stowage_model::{Error, PoolName, Result};
 
 use crate::pools::PoolConfig;
+
+/// How long a path is waited for before others are served without it.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// What a file pool has in its directory for itself.
 const OF_A_POOL: [&str; 4] = ["volumes", "snapshots", "making", "trash"];
@@ -29,11 +38,78 @@ pub(crate) fn real(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-/// Where a file pool lies.
-fn place(pool: &PoolConfig) -> Option<PathBuf> {
-    match pool.kind {
-        PoolKind::File => pool.path.as_deref().map(real),
-        PoolKind::Lvm | PoolKind::Thin => None,
+/// The real path of something, once that is known.
+#[derive(Default)]
+struct Answer(Mutex<Option<PathBuf>>, Condvar);
+
+impl Answer {
+    fn give(&self, real: PathBuf) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(real);
+        self.1.notify_all();
+    }
+
+    fn within(&self, patience: Duration) -> Option<PathBuf> {
+        let answer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .1
+            .wait_timeout_while(answer, patience, |answer| answer.is_none());
+        let (answer, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        answer.clone()
+    }
+}
+
+/// Paths that were asked for and have not been answered yet.
+pub(crate) struct Paths {
+    asked: Mutex<BTreeMap<PathBuf, Arc<Answer>>>,
+    resolve: fn(&Path) -> PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            asked: Mutex::default(),
+            resolve: real,
+        }
+    }
+}
+
+impl Paths {
+    /// With paths resolved by this.
+    #[cfg(test)]
+    pub(crate) fn resolved_by(resolve: fn(&Path) -> PathBuf) -> Self {
+        Self {
+            resolve,
+            ..Self::default()
+        }
+    }
+
+    /// Where a file pool lies; none while that does not answer.
+    pub(crate) async fn of(&self, pool: &PoolConfig) -> Option<PathBuf> {
+        let path = pool.path.clone().unwrap_or_default();
+        let answer = self.ask(&path);
+        let waiting = Arc::clone(&answer);
+        // For a moment, so that the runtime's threads are not used up by what hangs.
+        let real = blocking(move || waiting.within(PATIENCE)).await?;
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked
+            .get(&path)
+            .is_some_and(|now| Arc::ptr_eq(now, &answer))
+        {
+            asked.remove(&path);
+        }
+        Some(real)
+    }
+
+    fn ask(&self, path: &Path) -> Arc<Answer> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = asked.get(path) {
+            return Arc::clone(answer);
+        }
+        let answer = Arc::<Answer>::default();
+        asked.insert(path.to_owned(), Arc::clone(&answer));
+        let (resolve, path, told) = (self.resolve, path.to_owned(), Arc::clone(&answer));
+        tokio::spawn(on_own_thread(move || told.give(resolve(&path))));
+        answer
     }
 }
 
@@ -43,44 +119,52 @@ fn lies_in(inner: &Path, outer: &Path, folders: &[&str]) -> bool {
         .any(|folder| inner.starts_with(outer.join(folder)))
 }
 
-/// Refuse two pools of which one lies where the other keeps its volumes.
-pub(crate) fn apart(one: &PoolConfig, other: &PoolConfig) -> Result<()> {
-    // Neither is looked for, on a disk that may hang, unless both are on one.
-    if (one.kind, other.kind) != (PoolKind::File, PoolKind::File) {
-        return Ok(());
+/// A file pool by its name, and where it lies.
+pub(crate) type Lying<'a> = (&'a PoolName, &'a Path);
+
+/// Refuse two pools in one directory, and two of which one lies where the other keeps its volumes.
+pub(crate) fn apart(one: Lying<'_>, other: Lying<'_>) -> Result<()> {
+    let ((name, a), (known, b)) = (one, other);
+    if a == b {
+        return Err(one_and_the_same(
+            known,
+            name,
+            format_args!("directory {}", a.display()),
+        ));
     }
-    let (Some(a), Some(b)) = (place(one), place(other)) else {
-        return Ok(());
-    };
-    let (inner, outer) = if lies_in(&a, &b, &OF_A_POOL) {
+    let ((inner, _), (outer, at)) = if lies_in(a, b, &OF_A_POOL) {
         (one, other)
-    } else if lies_in(&b, &a, &OF_A_POOL) {
+    } else if lies_in(b, a, &OF_A_POOL) {
         (other, one)
     } else {
         return Ok(());
     };
     Err(Error::invalid(format!(
-        "the pool {} lies where the pool {} keeps its volumes; give it a directory outside of {}",
-        inner.name,
-        outer.name,
-        outer.path.clone().unwrap_or_default().display()
+        "the pool {inner} lies where the pool {outer} keeps its volumes; give it a directory outside \
+         of {}",
+        at.display()
     )))
 }
 
-/// Refuse a pool that lies among the daemon's own files, or around them.
-pub(crate) fn clear_of_state(pool: &PoolConfig, state: &Path) -> Result<()> {
-    let Some(place) = place(pool) else {
-        return Ok(());
-    };
-    let real_state = real(state);
-    let among = lies_in(&place, &real_state, &OF_THE_STATE);
-    if !among && !real_state.starts_with(&place) {
+pub(crate) fn one_and_the_same(
+    known: &PoolName,
+    new: &PoolName,
+    place: impl std::fmt::Display,
+) -> Error {
+    Error::invalid(format!(
+        "the pools {known} and {new} are one and the same {place}; keep one of them"
+    ))
+}
+
+/// Refuse a pool that lies among the daemon's own files, or around them. `state` is a real path.
+pub(crate) fn clear_of_state((pool, place): Lying<'_>, state: &Path) -> Result<()> {
+    let among = lies_in(place, state, &OF_THE_STATE);
+    if !among && !state.starts_with(place) {
         return Ok(());
     }
     let how = if among { "lies among" } else { "holds" };
     Err(Error::invalid(format!(
-        "the directory of pool {} {how} the daemon's own files in {}; give it another",
-        pool.name,
+        "the directory of pool {pool} {how} the daemon's own files in {}; give it another",
         state.display()
     )))
 }
@@ -88,16 +172,9 @@ pub(crate) fn clear_of_state(pool: &PoolConfig, state: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stowage_model::PoolName;
 
-    fn pool(name: &str, path: &Path) -> PoolConfig {
-        PoolConfig {
-            name: PoolName::new(name).unwrap(),
-            ..serde_json::from_value(serde_json::json!({
-                "name": "x", "kind": "file", "path": path,
-            }))
-            .unwrap()
-        }
+    fn name(name: &str) -> PoolName {
+        PoolName::new(name).unwrap()
     }
 
     #[test]
@@ -107,7 +184,8 @@ mod tests {
         std::fs::create_dir_all(a.join("trash")).unwrap();
         std::os::unix::fs::symlink(a.join("trash"), dir.path().join("link")).unwrap();
         std::os::unix::fs::symlink(&a, dir.path().join("b")).unwrap();
-        let outer = pool("outer", &a);
+        let (outer, at) = (name("outer"), real(&a));
+        let outer = (&outer, &*at);
         for inside in [
             "a/trash/p",
             "a/making",
@@ -117,8 +195,9 @@ mod tests {
             "link/x/y",
             "a/new/../trash/p",
         ] {
-            let inner = pool("inner", &dir.path().join(inside));
-            for (one, other) in [(&inner, &outer), (&outer, &inner)] {
+            let (inner, at) = (name("inner"), real(&dir.path().join(inside)));
+            let inner = (&inner, &*at);
+            for (one, other) in [(inner, outer), (outer, inner)] {
                 let e = apart(one, other).unwrap_err();
                 assert!(
                     e.message()
@@ -128,9 +207,9 @@ mod tests {
             }
         }
         for beside in ["c", "a/sub", "a/trash2/p", "trash"] {
-            let other = pool("other", &dir.path().join(beside));
-            apart(&other, &outer).unwrap();
-            apart(&outer, &other).unwrap();
+            let (other, at) = (name("other"), real(&dir.path().join(beside)));
+            apart((&other, &at), outer).unwrap();
+            apart(outer, (&other, &at)).unwrap();
         }
     }
 
@@ -148,14 +227,13 @@ mod tests {
             "link",
             "lib/x/..",
         ] {
-            let e = clear_of_state(&pool("p", &dir.path().join(bad)), &state).unwrap_err();
+            let at = real(&dir.path().join(bad));
+            let e = clear_of_state((&name("p"), &at), &real(&state)).unwrap_err();
             assert!(e.message().contains("the daemon's own files"), "{bad}: {e}");
-            // The state directory by its other name.
-            clear_of_state(&pool("p", &dir.path().join(bad)), &dir.path().join("link"))
-                .unwrap_err();
         }
         for good in ["lib/stowage/pool", "lib/stowage2", "data"] {
-            clear_of_state(&pool("p", &dir.path().join(good)), &state).unwrap();
+            let at = real(&dir.path().join(good));
+            clear_of_state((&name("p"), &at), &real(&state)).unwrap();
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Pools as configured: from definition to open pool. Definitions come from the configuration
 //! file and from `<state>/pools`, where those made on request are kept.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use stowage_host::{Runner, blocking, durable};
 use stowage_model::error::Context;
@@ -73,18 +74,15 @@ impl PoolConfig {
         }
     }
 
-    /// What its volumes lie in.
-    fn place(&self) -> String {
+    /// What its volumes lie in, unless that is a directory.
+    fn place(&self) -> Option<String> {
         let vg = || self.vg.clone().unwrap_or_default();
         match self.kind {
-            PoolKind::File => {
-                let path = self.path.clone().unwrap_or_default();
-                format!("directory {}", nesting::real(&path).display())
-            }
-            PoolKind::Lvm => format!("volume group {}", vg()),
+            PoolKind::File => None,
+            PoolKind::Lvm => Some(format!("volume group {}", vg())),
             PoolKind::Thin => {
                 let pool = self.thin_pool.clone().unwrap_or_default();
-                format!("thin pool {}/{pool}", vg())
+                Some(format!("thin pool {}/{pool}", vg()))
             }
         }
     }
@@ -308,7 +306,8 @@ fn seen(dir: &Path, name: &PoolName) -> PathBuf {
     dir.join(format!("{name}.seen"))
 }
 
-/// Refuse a pool that would hold the same volumes as another.
+/// Refuse a pool that would hold the same volumes as another. Where directories lie is compared when
+/// they answer, by [`Inner::lies_at`].
 pub(crate) fn apart<'a>(
     new: &PoolConfig,
     others: impl IntoIterator<Item = &'a PoolConfig>,
@@ -320,15 +319,11 @@ pub(crate) fn apart<'a>(
                 new.name
             )));
         }
-        if new.kind == other.kind && new.place() == other.place() {
-            return Err(Error::invalid(format!(
-                "the pools {} and {} are one and the same {}; keep one of them",
-                other.name,
-                new.name,
-                new.place()
-            )));
+        if let Some(place) = new.place()
+            && other.place().as_ref() == Some(&place)
+        {
+            return Err(nesting::one_and_the_same(&other.name, &new.name, place));
         }
-        nesting::apart(new, other)?;
     }
     Ok(())
 }
@@ -338,6 +333,8 @@ pub(crate) fn apart<'a>(
 pub(crate) struct Definitions {
     /// What they were opened from, those in the making among them.
     pub(crate) known: Vec<PoolConfig>,
+    /// Where file pools really lie: those whose directories have answered, and lie apart.
+    places: BTreeMap<PoolName, PathBuf>,
     /// Disks that are being put into pools, by their real paths.
     taken: BTreeSet<PathBuf>,
 }
@@ -358,8 +355,9 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         if !self.kept {
-            let known = &mut self.node.definitions().known;
-            known.retain(|known| known.name != self.name);
+            let mut definitions = self.node.definitions();
+            definitions.known.retain(|known| known.name != self.name);
+            definitions.places.remove(&self.name);
         }
     }
 }
@@ -390,7 +388,8 @@ impl Inner {
     ) -> Result<PoolStatus> {
         config.check()?;
         self.unread.rule_out_definition(&config.name)?;
-        let reserved = self.reserve(&config).await?;
+        let reserved = self.reserve(&config)?;
+        self.place(&config).await?;
         let _disks = self.take_disks(disks).await?;
         forget_group(&self.pools_dir(), &config.name)?;
         config.make(&self.runner, disks, force).await?;
@@ -422,38 +421,82 @@ impl Inner {
     /// afterwards: making a pool waits for disks, which may hang.
     ///
     /// # Errors
-    /// As [`apart`], [`nesting::clear_of_state`]; [`stowage_model::Kind::Pending`] while a pool of
-    /// this name is being made.
-    pub(crate) async fn reserve(self: &Arc<Self>, config: &PoolConfig) -> Result<Reserved> {
-        loop {
-            let known = self.definitions().known.clone();
-            let is_known = known.iter().any(|known| known.name == config.name);
-            if is_known && self.pools().iter().all(|pool| *pool.name() != config.name) {
-                return Err(Error::pending(format!(
-                    "the pool {} is being made; ask again",
-                    config.name
-                )));
+    /// As [`apart`]; [`stowage_model::Kind::Pending`] while a pool of this name is being made.
+    pub(crate) fn reserve(self: &Arc<Self>, config: &PoolConfig) -> Result<Reserved> {
+        let mut definitions = self.definitions();
+        let is_known = definitions.known.iter().any(|k| k.name == config.name);
+        if is_known && self.pools().iter().all(|pool| *pool.name() != config.name) {
+            return Err(Error::pending(format!(
+                "the pool {} is being made; ask again",
+                config.name
+            )));
+        }
+        apart(config, &definitions.known)?;
+        definitions.known.push(config.clone());
+        Ok(Reserved {
+            node: Arc::clone(self),
+            name: config.name.clone(),
+            kept: false,
+        })
+    }
+
+    /// Find out where a pool lies, and that it is apart from the others.
+    ///
+    /// # Errors
+    /// As [`Inner::lies_at`]; [`stowage_model::Kind::Unavailable`] while its path does not answer.
+    async fn place(&self, config: &PoolConfig) -> Result<()> {
+        if config.kind != PoolKind::File || self.definitions().places.contains_key(&config.name) {
+            return Ok(());
+        }
+        match self.paths.of(config).await {
+            Some(real) => self.lies_at(config, real),
+            None => Err(Error::unavailable(format!(
+                "the path {} does not answer: a file system on it hangs",
+                config.path.clone().unwrap_or_default().display()
+            ))),
+        }
+    }
+
+    /// As [`Inner::place`], for a pool that may be known.
+    pub(crate) async fn place_known(&self, pool: &PoolName) -> Result<()> {
+        let config = {
+            let definitions = self.definitions();
+            let mut known = definitions.known.iter();
+            known.find(|known| known.name == *pool).cloned()
+        };
+        match config {
+            Some(config) => self.place(&config).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Where those of these pools lie that are directories and answer, all asked at once.
+    pub(crate) async fn lying(&self, pools: &[PoolConfig]) -> Vec<Option<PathBuf>> {
+        let asked = pools.iter().map(|config| async {
+            match config.kind {
+                PoolKind::File => self.paths.of(config).await,
+                PoolKind::Lvm | PoolKind::Thin => None,
             }
-            let compared = {
-                let (config, known) = (config.clone(), known.clone());
-                let state = self.options.state_dir.clone();
-                blocking(move || {
-                    apart(&config, &known)?;
-                    nesting::clear_of_state(&config, &state)
-                })
-            };
-            compared.await?;
-            let mut definitions = self.definitions();
-            // Another one may have come that it was not compared with.
-            if definitions.known == known {
-                definitions.known.push(config.clone());
-                return Ok(Reserved {
-                    node: Arc::clone(self),
-                    name: config.name.clone(),
-                    kept: false,
-                });
+        });
+        join_all(asked).await
+    }
+
+    /// Note where a file pool lies, if that is apart from those that were noted before. One that
+    /// does not answer is in nobody's way: what lies in it would not answer either.
+    ///
+    /// # Errors
+    /// As [`nesting::apart`], [`nesting::clear_of_state`].
+    pub(crate) fn lies_at(&self, config: &PoolConfig, real: PathBuf) -> Result<()> {
+        let lying = (&config.name, real.as_path());
+        nesting::clear_of_state(lying, &self.options.state_dir)?;
+        let mut definitions = self.definitions();
+        for (other, place) in &definitions.places {
+            if *other != config.name {
+                nesting::apart(lying, (other, place))?;
             }
         }
+        definitions.places.insert(config.name.clone(), real);
+        Ok(())
     }
 
     /// Have disks for oneself while they are looked at and taken: what two found blank is not to be

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::attachments::{Attachments, OWN_STAGING};
 use crate::findings;
 use crate::journal::Journal;
 use crate::local::{Inner, Local, Options};
-use crate::nesting;
+use crate::nesting::Paths;
 use crate::pools::{self, PoolConfig};
 use crate::tend::Chore;
 use crate::unread::Undefined;
@@ -60,6 +61,14 @@ impl Local {
     /// [`stowage_model::Kind::Precondition`] while another daemon uses the state directory,
     /// [`stowage_model::Kind::Invalid`] for a pool that is misconfigured.
     pub async fn start(options: Options, configured: Vec<PoolConfig>) -> Result<Self> {
+        Self::start_with(options, configured, Paths::default()).await
+    }
+
+    async fn start_with(
+        options: Options,
+        configured: Vec<PoolConfig>,
+        paths: Paths,
+    ) -> Result<Self> {
         let mut names = BTreeSet::new();
         for (n, config) in configured.iter().enumerate() {
             if !names.insert(&config.name) {
@@ -68,7 +77,6 @@ impl Local {
             }
             config.check()?;
             pools::apart(config, &configured[..n])?;
-            nesting::clear_of_state(config, &options.state_dir)?;
         }
         let state = options.state_dir.clone();
         // Staged volumes lie below it, and their files are for their consumers only.
@@ -91,8 +99,15 @@ impl Local {
             ))
             .caused_by(e)
         })?;
-        let inner = Arc::new(Inner::new(options, lock)?);
+        let mut inner = Inner::new(options, lock)?;
+        inner.paths = paths;
+        let inner = Arc::new(inner);
         inner.definitions().known = configured.clone();
+        for (config, real) in configured.iter().zip(inner.lying(&configured).await) {
+            if let Some(real) = real {
+                inner.lies_at(config, real)?;
+            }
+        }
         let mut opened = Vec::new();
         for config in &configured {
             opened.push(inner.open(config)?);
@@ -138,6 +153,7 @@ impl Inner {
             started: Instant::now(),
             pools: RwLock::default(),
             definitions: Mutex::default(),
+            paths: Paths::default(),
             index: Default::default(),
             unread: Default::default(),
             halves: AtomicBool::new(false),
@@ -177,19 +193,18 @@ impl Inner {
     /// not open yet.
     async fn look_at_state(self: &Arc<Self>, first: bool) -> Vec<Arc<dyn Pool>> {
         let me = Arc::clone(self);
-        let (kept, mut undefined, mut findings) = blocking(move || me.read_state(first)).await;
+        let (mut kept, mut undefined, mut findings) = blocking(move || me.read_state(first)).await;
         let is_known = |name: &str| {
             let definitions = self.definitions();
             let mut known = definitions.known.iter();
             known.any(|known| known.name.as_str() == name)
         };
+        // One that is configured as well is as the configuration says.
+        kept.retain(|config| !is_known(config.name.as_str()));
+        let lying = self.lying(&kept).await;
         let mut opened = Vec::new();
-        for config in kept {
-            // One that is configured as well is as the configuration says.
-            if is_known(config.name.as_str()) {
-                continue;
-            }
-            match self.open_kept(&config).await {
+        for (config, real) in kept.into_iter().zip(lying) {
+            match self.open_kept(&config, real).await {
                 Ok(pool) => opened.push(pool),
                 Err(e) => {
                     let pool = config.name.to_string();
@@ -218,8 +233,16 @@ impl Inner {
         opened
     }
 
-    async fn open_kept(self: &Arc<Self>, config: &PoolConfig) -> Result<Arc<dyn Pool>> {
-        let reserved = self.reserve(config).await?;
+    /// Open a pool that is kept, and lies there if that is known yet.
+    async fn open_kept(
+        self: &Arc<Self>,
+        config: &PoolConfig,
+        real: Option<PathBuf>,
+    ) -> Result<Arc<dyn Pool>> {
+        let reserved = self.reserve(config)?;
+        if let Some(real) = real {
+            self.lies_at(config, real)?;
+        }
         let (me, config) = (Arc::clone(self), config.clone());
         let pool = blocking(move || me.open(&config)).await?;
         reserved.keep();
@@ -391,6 +414,7 @@ impl Inner {
         pool: &Arc<dyn Pool>,
         turn: Option<impl Future<Output = ()>>,
     ) -> Result<()> {
+        self.place_known(pool.name()).await?;
         pool.claim(&self.locks).await?;
         let scan = pool.scan().await?;
         if let Some(turn) = turn {

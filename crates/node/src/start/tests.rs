@@ -1,4 +1,5 @@
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use stowage_model::id::Role;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::attachments::Publication;
 use crate::journal::Intent;
+use crate::nesting;
 use crate::testing::{Bench, wanted};
 
 /// What only informs is told within it.
@@ -262,4 +264,94 @@ async fn a_definition_that_was_mended_is_served_without_a_moment_of_doubt() {
         refused.message().contains("the pool c could not be read"),
         "{refused}"
     );
+}
+
+/// How often a path that hangs was asked for.
+static ASKED: AtomicU32 = AtomicU32::new(0);
+
+/// What `hung` leads to answers when the file `answers` is beside it, the others at once.
+fn slow(path: &Path) -> PathBuf {
+    if path.file_stem().is_some_and(|name| name == "hung") {
+        ASKED.fetch_add(1, Ordering::SeqCst);
+        // Not for ever: a daemon that waits for it fails the test.
+        let given_up = std::time::Instant::now() + Duration::from_secs(20);
+        while !path.with_file_name("answers").exists() && std::time::Instant::now() < given_up {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    nesting::real(path)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_whose_path_hangs_is_unread_until_it_answers_and_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        state_dir: dir.path().join("state"),
+        program: PathBuf::from("/proc/self/exe"),
+        ephemeral: Default::default(),
+        lock_dir: dir.path().join("locks"),
+    };
+    let files = |name: &str, at: &str| -> PoolConfig {
+        let text = serde_json::json!({"name": name, "kind": "file", "path": dir.path().join(at)});
+        serde_json::from_value(text).unwrap()
+    };
+    // One is kept, two are configured.
+    std::fs::create_dir_all(dir.path().join("state/pools")).unwrap();
+    let kept = serde_json::to_vec(&files("kept", "hung.kept")).unwrap();
+    std::fs::write(dir.path().join("state/pools/kept.json"), kept).unwrap();
+    // This is seen to lie in another when it answers.
+    std::os::unix::fs::symlink(dir.path().join("good/volumes"), dir.path().join("hung.in"))
+        .unwrap();
+    let configured = vec![
+        files("away", "hung.away"),
+        files("in", "hung.in"),
+        files("good", "good"),
+    ];
+    let begun = std::time::Instant::now();
+    let local = Local::start_with(options, configured, Paths::resolved_by(slow))
+        .await
+        .unwrap();
+    let made = local.create(wanted("v", "good", None)).await.unwrap();
+    local.delete(&made.record.id).await.unwrap();
+    let refused = local
+        .create_pool(files("made", "hung.made"), &[], false)
+        .await;
+    assert_eq!(refused.unwrap_err().kind(), Kind::Unavailable);
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    let problem = async |name: &str| of(&local.pools().await.unwrap(), name).problem.clone();
+    assert_eq!(problem("good").await, None);
+    // What it may hold is not taken for gone.
+    assert_eq!(
+        local.delete(&made.record.id).await.unwrap_err().kind(),
+        Kind::Unavailable
+    );
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for name in ["away", "in", "kept"] {
+        let why = problem(name).await.unwrap();
+        assert!(why.contains("does not answer"), "{name}: {why}");
+    }
+    assert_eq!(ASKED.load(Ordering::SeqCst), 4, "each is asked once");
+    std::fs::write(dir.path().join("answers"), "").unwrap();
+    let in_time = std::time::Instant::now() + Duration::from_secs(10);
+    while problem("away").await.is_some() || problem("kept").await.is_some() {
+        assert!(
+            std::time::Instant::now() < in_time,
+            "{:?}",
+            problem("away").await
+        );
+        tokio::time::sleep(Duration::from_secs(48)).await;
+    }
+    let why = problem("in").await.unwrap();
+    assert!(
+        why.contains("lies where the pool good keeps its volumes"),
+        "{why}"
+    );
+    let made = local
+        .create_pool(files("made", "hung.made"), &[], false)
+        .await;
+    assert_eq!(made.unwrap().problem, None);
 }
