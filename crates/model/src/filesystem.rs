@@ -353,6 +353,26 @@ pub fn asks_for_no_journal(mkfs: &[String]) -> bool {
     words.any(|word| word == "^has_journal")
 }
 
+/// The smallest block or sector that checked mkfs options ask for, in bytes.
+pub fn smallest_unit(mkfs: &[String]) -> Option<u64> {
+    let words = mkfs.iter().zip(mkfs.iter().skip(1));
+    let asked = words.filter(|(flag, _)| *flag == "-b" || *flag == "-s");
+    asked.filter_map(|(_, value)| in_bytes(value)).min()
+}
+
+/// A size as mkfs reads it: a plain number, or with k, m or g for powers of 1024.
+fn in_bytes(value: &str) -> Option<u64> {
+    let value = value.strip_prefix("size=").unwrap_or(value);
+    let unit = match value.bytes().last()?.to_ascii_lowercase() {
+        b'k' => 1 << 10,
+        b'm' => 1 << 20,
+        b'g' => 1 << 30,
+        _ => return value.parse().ok(),
+    };
+    let number: u64 = value.get(..value.len() - 1)?.parse().ok()?;
+    number.checked_mul(unit)
+}
+
 /// Check mount options (CSI `mount_flags`); a flag may hold several, separated by commas.
 ///
 /// # Errors
@@ -404,6 +424,21 @@ mod tests {
         assert!(mkfs_options(FsType::Xfs, "-K -i size=512 -m reflink=1,rmapbt=1").is_ok());
         assert!(mkfs_options(FsType::Btrfs, "-n 16k -d single -m dup --csum xxhash").is_ok());
         assert!(mkfs_options(FsType::Ext4, "  ").unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_smallest_block_or_sector_is_known() {
+        for (fs, text, smallest) in [
+            (FsType::Ext4, "-m 0 -b 1024", Some(1024)),
+            (FsType::Ext4, "-i 1024 -b 4k", Some(4096)),
+            (FsType::Ext4, "-i 1024 -I 128", None),
+            (FsType::Xfs, "-b size=1k -s size=512", Some(512)),
+            (FsType::Xfs, "-i size=512", None),
+            (FsType::Btrfs, "-s 4K", Some(4096)),
+        ] {
+            let words = mkfs_options(fs, text).unwrap();
+            assert_eq!(smallest_unit(&words), smallest, "{text}");
+        }
     }
 
     #[test]

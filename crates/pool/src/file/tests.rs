@@ -496,6 +496,32 @@ async fn sectors_are_the_same_for_every_file() {
 }
 
 #[tokio::test]
+async fn blocks_smaller_than_a_sector_are_refused_before_anything_is_made() {
+    let bench = Bench::new(FsKind::Xfs);
+    for (option, value, fits) in [
+        ("-b", "1024", false),
+        ("-b", "size=2k", false),
+        ("-s", "size=512", false),
+        ("-b", "4096", true),
+    ] {
+        let record = Record {
+            mkfs: vec![option.to_owned(), value.to_owned()],
+            ..volume("v", Provisioning::Thin)
+        };
+        let made = bench.pool.create(&record, Bytes::mib(8)).await;
+        match made {
+            Ok(_) => assert!(fits, "{option} {value}"),
+            Err(e) => {
+                assert!(!fits, "{e}");
+                assert_eq!(e.kind(), Kind::Invalid);
+                assert!(e.message().contains("sectors of 4096"), "{e}");
+                assert!(bench.pool.scan().await.unwrap().found.is_empty());
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn half_made_things_are_leftovers() {
     let bench = Bench::new(FsKind::Xfs);
     let v = volume("v", Provisioning::Thick);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use stowage_host::{device, durable, failpoint, loopdev, probe, reflink};
 use stowage_model::error::Context;
+use stowage_model::filesystem::smallest_unit;
 use stowage_model::request::Provisioning;
 use stowage_model::{Bytes, Error, Kind, Record, Result};
 
@@ -44,6 +45,7 @@ impl Shared {
         {
             return Ok(present);
         }
+        self.fits_sectors(record)?;
         let _room = self.reserve(Want::Own(record.provisioning, size))?;
         let made = self.make(record, |data| match record.provisioning {
             Provisioning::Thick => reflink::create_in_place(data)
@@ -54,6 +56,18 @@ impl Shared {
         self.finish(record, made, size)?;
         self.ledger.enter(record, size);
         Ok(size)
+    }
+
+    /// Refuse a file system of blocks smaller than the sectors: it could never be mounted.
+    fn fits_sectors(&self, record: &Record) -> Result<()> {
+        match smallest_unit(&record.mkfs) {
+            Some(unit) if unit < u64::from(SECTOR) => Err(Error::invalid(format!(
+                "mkfsOptions ask for blocks or sectors of {unit} bytes, but a device of pool {} has \
+                 sectors of {SECTOR}; leave that option out, or use a pool of another kind",
+                self.name()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Set room aside. What the book says is owed may be more than is: before anybody is refused
