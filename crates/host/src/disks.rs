@@ -301,6 +301,38 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_bears_another_number_is_not_the_device() {
+        use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+
+        let disk = Disk::new(16 << 20);
+        let devno = crate::device::devno(disk.path()).unwrap();
+        let other = Devno {
+            minor: devno.minor + 1,
+            ..devno
+        };
+        let dir = disk.dir.path();
+        let (left, link, file) = (dir.join("left"), dir.join("link"), dir.join("file"));
+        let number = makedev(other.major, other.minor);
+        mknodat(CWD, &left, FileType::BlockDevice, Mode::RUSR, number).unwrap();
+        std::os::unix::fs::symlink(disk.path(), &link).unwrap();
+        fs::write(&file, "").unwrap();
+        for (path, is) in [(disk.path(), devno), (&link, devno), (&left, other)] {
+            assert!(is_node(path, is), "{}", path.display());
+        }
+        for (path, is) in [(disk.path(), other), (&left, devno), (&file, devno)] {
+            assert!(!is_node(path, is), "{}", path.display());
+        }
+        // What sysfs tells of a device whose node another one has got.
+        let told = dir.join(disk.path().file_name().unwrap());
+        fs::create_dir(&told).unwrap();
+        fs::write(told.join("size"), "32768").unwrap();
+        for (number, found) in [(devno, Some(disk.path())), (other, None)] {
+            fs::write(told.join("dev"), format!("{number}\n")).unwrap();
+            assert_eq!(own(&told).as_ref().map(|disk| &*disk.path), found);
+        }
+    }
+
+    #[test]
     fn a_file_that_does_not_answer_holds_up_no_other_disk_and_is_asked_for_once() {
         static HELD: Mutex<()> = Mutex::new(());
         static ASKED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
