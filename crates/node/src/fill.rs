@@ -74,7 +74,8 @@ impl Inner {
         let Some(_turn) = job.turn(&way).await else {
             return Err(self.ended(new));
         };
-        let copied = if source.record.is_snapshot() {
+        // A snapshot changes no more, nor does a volume that shows one in place.
+        let copied = if source.record.is_snapshot() || self.in_place(&source) {
             let facts = (source.record.content, source.record.fs_bytes);
             let copied = self.copy(&source, new, &job.progress).await;
             copied.map(|()| facts)

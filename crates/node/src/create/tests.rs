@@ -216,6 +216,27 @@ async fn a_copy_is_whole_though_its_source_is_read_by_others() {
     assert!(bytes.iter().all(|b| *b == 7));
 }
 
+/// What it shows does not change, and there is nothing of its own that could be cut.
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_shows_a_snapshot_in_place_is_copied_without_a_cut() {
+    let bench = Bench::new().await;
+    let source = bench.volume("v").await;
+    let snapshot = bench.snapshot(&source, "s").await;
+    bench.alter(&snapshot, |e| e.record.content = Content::Raw);
+    let mut reader = wanted("r", "a", Some(Source::Snapshot(snapshot)));
+    reader.read_only = true;
+    let reader = bench.local.create(reader).await.unwrap().record.id;
+    bench.a.shows.store(true, Ordering::SeqCst);
+    std::fs::write(bench.a.file(&reader), vec![7; 16 << 20]).unwrap();
+    bench.a.steps.lock().unwrap().clear();
+    let clone = wanted("c", "b", Some(Source::Volume(reader)));
+    let made = bench.local.create(clone).await.unwrap();
+    let bytes = std::fs::read(bench.b.file(&made.record.id)).unwrap();
+    assert!(bytes.iter().all(|b| *b == 7));
+    let steps = bench.a.steps.lock().unwrap();
+    assert!(steps.iter().all(|(step, _)| *step != "cut"), "{steps:?}");
+}
+
 #[tokio::test]
 async fn a_copy_of_what_was_never_handed_out_is_a_new_blank_volume() {
     let bench = Bench::new().await;
