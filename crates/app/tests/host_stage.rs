@@ -421,6 +421,24 @@ fn a_file_system_handed_out_raw_is_looked_at_before_it_is_mounted_again() {
 
 /// As an administrator does who looks at a partition in it, or backs it up.
 #[test]
+fn a_volume_whose_staging_directory_is_gone_is_mounted_again() {
+    let rig = rig();
+    let id = Csi::new(&rig).made("v").volume_id;
+    rig.ok(&["volume", "mount", "v", &rig.text("m")]);
+    // A person unmounts all of it, and tidies up.
+    let staging = rig.path("state/staging").join(&id);
+    tool("umount", &[&rig.text("m")]);
+    tool("umount", &[&text(&staging)]);
+    std::fs::remove_dir(&staging).expect("an empty directory");
+    rig.ok(&["volume", "mount", "v", &rig.text("m")]);
+    std::fs::write(rig.path("m/file"), "here").expect("a mounted volume");
+    rig.ok(&["volume", "unmount", &rig.text("m")]);
+    assert!(!staging.exists());
+    rig.ok(&["volume", "delete", "v"]);
+    rig.assert_clean();
+}
+
+#[test]
 fn a_device_that_others_put_on_a_volumes_file_is_named_and_not_mounted() {
     let rig = rig();
     let made = on::create(&rig, "v", "ext4", "64Mi");

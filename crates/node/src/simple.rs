@@ -103,7 +103,13 @@ impl Inner {
         let staged = self.attachments.get(&want.id).staging;
         let (staging, access, staged_for) = match &staged {
             // As it was staged, whatever is asked.
-            Some(s) => (s.path.clone(), s.access(), s.mode),
+            Some(s) => {
+                if s.path == self.own_staging_path(&want.id) {
+                    // It may be gone: somebody unmounted the volume and tidied up.
+                    self.own_staging(&want.id)?;
+                }
+                (s.path.clone(), s.access(), s.mode)
+            }
             None => {
                 let access = match entry.record.usage.mount {
                     None => Access::Block,
