@@ -62,6 +62,13 @@ const NODE: Needs = Needs {
     memory: "2G",
 };
 
+/// A node with a disk that tells what it was told to keep, and a disk for that.
+const LOGGED: Needs = Needs {
+    modules: &["dm-log-writes"],
+    disks: &[2 << 30, 2 << 30],
+    memory: "2G",
+};
+
 const fn row(name: &'static str, place: Place, budget: u64) -> Suite {
     Suite {
         name,
@@ -108,6 +115,7 @@ pub(super) const SUITES: &[Suite] = &[
     row("app-guest_crash_thin", GUEST, 300),
     row("app-guest_hung", GUEST, 300),
     row("app-guest_limits", GUEST, 120),
+    row("app-guest_power", Place::Guest(&LOGGED), 120),
     ignoring(
         row("app-guest_upgrade", GUEST, 120),
         Ignored::These(&["record"]),
