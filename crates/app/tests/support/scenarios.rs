@@ -76,6 +76,7 @@ pub fn on_thick() -> Vec<Scenario> {
         snapshot_delete(),
         clone_in_use(),
         grow(),
+        grow_blank(),
         grow_in_use(),
         grow_held(),
         first_mount(),
@@ -263,6 +264,22 @@ fn grow() -> Scenario {
             p.mount("");
             assert!(room(&p.path(".m")) > 40 * MIB);
             p.intact("", true);
+            p.unmount("");
+        },
+        |p| p.delete(""),
+    )
+}
+
+/// Before anything was on it: what it grew by must be as blank as the rest.
+fn grow_blank() -> Scenario {
+    again(
+        "grow-blank",
+        |p| p.create("", "ext4", SIZE),
+        |p| p.ask(&["volume", "grow", &p.name(""), LARGER]),
+        |p| {
+            assert_eq!(p.single("volume", "")["size"], json!(48 * MIB));
+            p.mount("");
+            assert!(room(&p.path(".m")) > 40 * MIB);
             p.unmount("");
         },
         |p| p.delete(""),
