@@ -208,6 +208,13 @@ pub trait Volumes: Send + Sync {
     /// [`crate::Kind::Unavailable`] while there may be more.
     async fn volumes(&self) -> Result<Vec<Volume>>;
 
+    /// As [`Volumes::volumes`], those that are known while there may be more: for answers from which
+    /// nobody takes a volume for gone that is not in them.
+    ///
+    /// # Errors
+    /// When it cannot be seen where volumes are in use.
+    async fn known_volumes(&self) -> Result<Vec<Volume>>;
+
     /// Cut a snapshot, or find the one this same request cut.
     ///
     /// # Errors

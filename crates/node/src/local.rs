@@ -473,6 +473,10 @@ impl Volumes for Local {
         self.list_volumes().await?.whole()
     }
 
+    async fn known_volumes(&self) -> Result<Vec<Volume>> {
+        Ok(self.list_volumes().await?.all)
+    }
+
     async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot> {
         detached!(self, &want.source.clone(), |me| me.cut_snapshot(want))
     }

@@ -42,14 +42,15 @@ pub(super) async fn volumes(
     })
 }
 
-/// The volumes that are unwell: what ControllerGetVolumeHealth tells of each, asked for all at once.
+/// The volumes that are unwell: what ControllerGetVolumeHealth tells of each, asked for all at once. A pool
+/// that cannot be read keeps nothing of the others from being told.
 pub(super) async fn health(
     door: &Door,
     request: ControllerListVolumeHealthRequest,
 ) -> Result<ControllerListVolumeHealthResponse> {
     fields::map("secrets", &request.secrets)?;
     let page = Page::new(request.max_entries, &request.starting_token, Role::Volume)?;
-    let mut all = door.volumes.volumes().await?;
+    let mut all = door.volumes.known_volumes().await?;
     all.retain(|v| listed(v) && page.reaches(&v.record.id));
     let ids: Vec<Id> = all.into_iter().map(|v| v.record.id).collect();
     let mut found = door.volumes.health_of_all(&ids).await?;

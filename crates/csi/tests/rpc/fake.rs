@@ -203,6 +203,10 @@ impl Volumes for Fake {
         Ok(state.volumes.values().cloned().collect())
     }
 
+    async fn known_volumes(&self) -> Result<Vec<Volume>> {
+        Ok(self.begin()?.volumes.values().cloned().collect())
+    }
+
     async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot> {
         self.begin()?
             .cut(Id::derive(Role::Snapshot, &want.name), &want)

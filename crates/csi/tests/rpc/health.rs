@@ -136,6 +136,9 @@ async fn the_list_holds_the_unwell_only_page_by_page() {
         Code::Aborted,
         "starting_token",
     );
+    // A pool that is away is when the others' health matters.
+    s.fake.state().unread = true;
+    assert_eq!(list(&mut s, 0, "").await.unwrap(), all);
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use stowage_csi::proto::volume_content_source::{SnapshotSource, Type};
 use stowage_csi::proto::{
-    ControllerGetVolumeRequest, ControllerListVolumeHealthRequest, CreateVolumeRequest,
-    ListSnapshotsRequest, ListVolumesRequest, ListVolumesResponse, Volume, VolumeContentSource,
+    ControllerGetVolumeRequest, CreateVolumeRequest, ListSnapshotsRequest, ListVolumesRequest,
+    ListVolumesResponse, Volume, VolumeContentSource,
 };
 use stowage_model::Id;
 use tonic::{Code, Status};
@@ -129,12 +129,6 @@ async fn a_list_that_would_lack_something_fails_and_what_is_known_is_told() {
     s.fake.state().unread = true;
     let (code, named) = (Code::Unavailable, "the pool slow");
     refused(page(&mut s, 0, "").await, code, named);
-    let health = ControllerListVolumeHealthRequest::default();
-    refused(
-        s.controller.controller_list_volume_health(health).await,
-        code,
-        named,
-    );
     let all = ListSnapshotsRequest::default();
     let of = |id: &str| ListSnapshotsRequest {
         snapshot_id: id.to_owned(),
