@@ -87,9 +87,20 @@ fn a_snapshot_freezes_the_volume_itself_wherever_it_is_mounted() {
     csi.stage(&id, &staging, writer());
     csi.publish(&id, &staging, &target, writer());
     tool("umount", &[&text(&staging)]);
-    // Not synced: only a freeze brings it to the disk.
     std::fs::write(target.join("kept"), "kept").expect("writable");
     let snapshot = csi.cut("s", &id).expect("cut").snapshot_id;
+    // A sync alone brings the file to the disk too, but leaves a journal to replay.
+    let Storage::File(fs) = &rig.storage else {
+        unreachable!("a file pool")
+    };
+    let cut = fs
+        .path()
+        .join("pool/snapshots")
+        .join(&snapshot)
+        .join("data");
+    let needs_recovery =
+        |data: &Path| output("dumpe2fs", &["-h", &text(data)]).contains("needs_recovery");
+    assert!(!needs_recovery(&cut), "cut without a freeze");
     std::fs::remove_file(target.join("kept")).expect("still writable");
     rig.ok(&["snapshot", "restore", "s", "r"]);
     rig.ok(&["volume", "mount", "r", &rig.text("m")]);
