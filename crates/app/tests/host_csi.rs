@@ -783,6 +783,10 @@ fn work_outlives_its_caller_and_the_retry_finds_it() {
         Code::DeadlineExceeded | Code::Cancelled
     ));
     let then = now();
+    // The time is told in whole seconds: a cut by the retry must fall into a later one.
+    while now() <= then {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     slow.thaw();
     let cut = csi.cut("s", &found.volume_id).expect("the same");
     let created = cut.creation_time.expect("a time").seconds;
