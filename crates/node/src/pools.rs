@@ -395,6 +395,13 @@ impl Inner {
         config.make(&self.runner, disks, force).await?;
         let pool = config.open(&self.runner, &self.pools_dir(), true)?;
         pool.claim(&self.locks).await?;
+        if config.kind == PoolKind::Lvm && disks.is_empty() {
+            // Nothing was made. A group that is not there is a typing mistake rather than a disk that
+            // is away, and a pool that cannot be read would hold up others from then on.
+            if let Some(problem) = pool.status().await?.problem {
+                return Err(Error::precondition(problem));
+            }
+        }
         let text = serde_json::to_vec_pretty(&config)
             .or_internal(|| format!("failed to note pool {}", config.name))?;
         durable::write_atomic(

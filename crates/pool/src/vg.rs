@@ -739,8 +739,8 @@ impl Vg {
 /// The error of a group that is not there.
 pub(crate) fn missing(vg: &str) -> Error {
     Error::precondition(format!(
-        "volume group {vg} is missing; plug in its disks, or make it with `stowage pool create` or \
-         `vgcreate`"
+        "volume group {vg} is missing; plug in its disks, or make it with `vgcreate` or, for a new \
+         pool, `stowage pool create … --disk DISK`"
     ))
 }
 

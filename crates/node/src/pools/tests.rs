@@ -22,6 +22,23 @@ impl Runner for Hanging {
     }
 }
 
+/// LVM on a machine without volume groups.
+struct NoGroups;
+
+#[async_trait]
+impl Runner for NoGroups {
+    async fn run(&self, cmd: Cmd) -> Result<Output, CmdError> {
+        let stdout = match format!("{cmd:?}").contains("\"version\"") {
+            true => "  LVM version:     2.03.16(2) (2022-05-18)\n",
+            false => r#"{"report": [{"vg": [], "pv": [], "lv": [], "pvseg": [], "seg": []}]}"#,
+        };
+        Ok(Output {
+            stdout: stdout.to_owned(),
+            ..Output::default()
+        })
+    }
+}
+
 fn files(name: &str, path: &Path) -> PoolConfig {
     let text = serde_json::json!({"name": name, "kind": "file", "path": path});
     serde_json::from_value(text).unwrap()
@@ -110,4 +127,20 @@ async fn a_pool_that_could_not_be_made_leaves_its_name_place_and_disks() {
     assert_eq!(made.unwrap().name.as_str(), "c");
     let again = bench.local.create_pool(files("c", &at), &[], false).await;
     assert_eq!(again.unwrap_err().kind(), Kind::Exists);
+}
+
+#[tokio::test]
+async fn a_pool_on_a_group_that_is_not_there_is_refused_and_not_kept() {
+    let bench = Bench::over(tempfile::tempdir().unwrap(), Arc::new(NoGroups)).await;
+    for _ in 0..2 {
+        let refused = bench
+            .local
+            .create_pool(group("c", "typo"), &[], false)
+            .await;
+        let refused = refused.unwrap_err();
+        assert!(refused.message().contains("typo"), "{refused}");
+        assert_ne!(refused.kind(), Kind::Exists, "{refused}");
+    }
+    assert!(!bench.local.inner.pools_dir().join("c.json").exists());
+    assert_eq!(bench.local.findings().await.unwrap(), []);
 }
