@@ -31,12 +31,21 @@ impl Inner {
                     Some(why) => format!("could not be read: {why}"),
                     None => problem,
                 };
-                all.push(pool_missing(status.name.as_str(), &problem));
+                all.push(self.pool_missing(status.name.as_str(), &problem));
             }
         }
         for kept in [&self.found, &self.upkeep] {
             let kept = kept.read().unwrap_or_else(PoisonError::into_inner);
-            all.extend(kept.values().flatten().cloned());
+            let kept = kept.values().flatten();
+            for finding in kept {
+                // A pool knows better how it is brought back.
+                all.retain(|told| {
+                    told.trouble != finding.trouble
+                        || told.subject != finding.subject
+                        || told.what != finding.what
+                });
+                all.push(finding.clone());
+            }
         }
         all.sort_by(|a, b| {
             b.severity
@@ -93,11 +102,27 @@ impl Inner {
         each.collect()
     }
 
+    fn pool_missing(&self, name: &str, problem: &str) -> Finding {
+        let definition = self.pools_dir().join(format!("{name}.json"));
+        Finding {
+            severity: Severity::Error,
+            trouble: Trouble::PoolMissing,
+            subject: name.to_owned(),
+            what: problem.to_owned(),
+            mend: format!(
+                "do what it says, or bring its disk or file system back; if the pool is not wanted \
+                 any more take it out of the configuration (one made with `pool create`: remove {}) \
+                 and restart the daemon",
+                definition.display()
+            ),
+        }
+    }
+
     /// What is wrong with the pool of a volume, of which this is known.
     fn pool_findings(&self, entry: &Entry, problem: Option<&String>) -> Vec<Finding> {
         let mut findings = Vec::new();
         if let Some(problem) = problem {
-            findings.push(pool_missing(entry.pool.name().as_str(), problem));
+            findings.push(self.pool_missing(entry.pool.name().as_str(), problem));
         }
         let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
         let of_pool = upkeep.get(entry.pool.name()).into_iter().flatten();
@@ -331,16 +356,6 @@ fn left_behind(id: &Id, by: &[Holder]) -> Finding {
             named(by)
         ),
         mend: "wait; the volume is served when that has ended".to_owned(),
-    }
-}
-
-fn pool_missing(name: &str, problem: &str) -> Finding {
-    Finding {
-        severity: Severity::Error,
-        trouble: Trouble::PoolMissing,
-        subject: name.to_owned(),
-        what: problem.to_owned(),
-        mend: "bring its disk or file system back".to_owned(),
     }
 }
 
