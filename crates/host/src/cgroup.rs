@@ -30,7 +30,7 @@ pub enum CgroupError {
     NoController { root: PathBuf },
     #[error("failed to use the control group {}: it is not below {}", cgroup.display(), root.display())]
     Outside { cgroup: PathBuf, root: PathBuf },
-    #[error("failed to find the control group {}", cgroup.display())]
+    #[error("failed to find the control group {}; make it first", cgroup.display())]
     Missing { cgroup: PathBuf },
     #[error("failed to enable the io controller: write +io to {} failed", file.display())]
     NotEnabled { file: PathBuf, source: io::Error },
@@ -207,7 +207,9 @@ impl Hierarchy {
                 Ok(found) if found.is_dir() => {}
                 Ok(_) => return Err(outside()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(CgroupError::Missing { cgroup: dir });
+                    return Err(CgroupError::Missing {
+                        cgroup: self.root.join(below),
+                    });
                 }
                 Err(source) => {
                     return Err(CgroupError::Io {

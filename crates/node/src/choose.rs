@@ -106,11 +106,19 @@ impl Inner {
                  ask for less",
                 pool.name()
             ))),
-            None => Err(self.no_such_pool(&want.placement)),
+            None => Err(self.no_such_pool(&want.placement, want.layout)),
         }
     }
 
-    fn no_such_pool(&self, placement: &Placement) -> Error {
+    fn no_such_pool(&self, placement: &Placement, layout: Layout) -> Error {
+        let (asked, way_out) = match layout {
+            Layout::Linear => (String::new(), ""),
+            // Pools of other kinds are not meant, be they named or not.
+            layout => (
+                format!("of kind lvm, as layout {} needs, and ", layout.as_str()),
+                "; leave the layout out, or name an lvm pool",
+            ),
+        };
         let here: Vec<String> = self
             .pools()
             .iter()
@@ -122,7 +130,7 @@ impl Inner {
             here.join(", ")
         };
         Error::invalid(format!(
-            "there is no pool of {} on this node; pools here: {here}",
+            "there is no pool {asked}of {} on this node; pools here: {here}{way_out}",
             placement.describe()
         ))
     }

@@ -309,17 +309,17 @@ fn suits(record: &Record, source: &Entry) -> Result<()> {
 fn same(entry: &Entry, want: &VolumeRequest) -> Result<()> {
     let record = &entry.record;
     let what = if record.name != want.name {
-        "name"
+        "a different name"
     } else if !record.fingerprint.is_of(want) {
-        "parameters, capabilities or source"
+        "different parameters, capabilities or source"
     } else if !want.size.contains(entry.size.max(record.asked)) && !want.size.contains(record.asked)
     {
-        "size"
+        "a different size"
     } else {
         return Ok(());
     };
     Err(Error::exists(format!(
-        "{} exists with a different {what}; delete it first or choose another name",
+        "{} exists with {what}; delete it first or choose another name",
         entry.title()
     )))
 }

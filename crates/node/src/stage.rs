@@ -271,7 +271,16 @@ impl Inner {
             None,
         )
         .await
-        .or_internal(|| format!("failed to make {fs} on {}", entry.title()))?;
+        .or_internal(|| {
+            let (title, options) = (entry.title(), entry.record.mkfs.join(" "));
+            match options.as_str() {
+                "" => format!("failed to make {fs} on {title}"),
+                _ => format!(
+                    "failed to make {fs} on {title} with the mkfs options {options} (if one of these \
+                     is wrong, delete the volume and create it with others)"
+                ),
+            }
+        })?;
         failpoint::hit("node.stage.formatted");
         entry.half_formatted = false;
         entry.record.content = Content::FileSystem(fs);

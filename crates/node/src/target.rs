@@ -447,7 +447,7 @@ fn check(entry: &Entry, before: &Attachment, want: &PublishRequest) -> Result<Pu
         };
         if same != publication {
             return Err(Error::exists(format!(
-                "{title} is published at {} in another way; unpublish it first",
+                "{title} is mounted at {} in another way (read-only or not, say); unmount it there first",
                 want.target.display()
             )));
         }

@@ -200,7 +200,11 @@ async fn carry_out(local: &Local, request: Request, gaps: &mut Vec<Error>) -> Re
             let id = match name {
                 Some(name) => names::volume(local, &name).await?,
                 None => local.volume_at(&target).ok_or_else(|| {
-                    Error::not_found(format!("no volume is mounted at {}", target.display()))
+                    Error::not_found(format!(
+                        "no volume is mounted at {}; give the path at which it is mounted, which \
+                         `stowage volume list` shows as USED AT",
+                        target.display()
+                    ))
                 })?,
             };
             local.unmount(&id, &target).await?;
