@@ -177,13 +177,15 @@ pub(crate) enum Volume {
         name: String,
         /// Directory (or file, for a block volume) to make; its parent exists.
         target: PathBuf,
-        /// Mount option, like noatime.
+        /// Mount option, like noatime. Where the volume is mounted already, its options stay.
         #[arg(long = "option", value_name = "OPTION")]
         options: Vec<String>,
         /// Mount read-only.
         #[arg(long)]
         read_only: bool,
-        /// Put the volume's I/O limits on this cgroup.
+        /// The consumer's cgroup, which the volume's I/O limits are set on; without one they hold for
+        /// nobody. Its directory below /sys/fs/cgroup (cgroup v1: below the one of blkio), or its path
+        /// as in /proc/PID/cgroup.
         #[arg(long, value_name = "DIR")]
         cgroup: Option<PathBuf>,
     },
@@ -242,7 +244,7 @@ pub(crate) struct VolumeCreate {
     /// Options for mkfs, from an allowed list.
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     pub(crate) mkfs_options: Option<String>,
-    /// I/O limit, like bps=10Mi or iops=500.
+    /// I/O limit, like bps=10Mi or iops=500; keys as for `volume limit`.
     #[arg(long = "limit", value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) limits: Vec<(String, String)>,
 }

@@ -62,8 +62,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor => doctor::run(&caller),
         Command::Completions { shell } => {
             let name = "stowage";
-            clap_complete::generate(shell, &mut Cli::command(), name, &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            // Not straight to stdout, whose reader may go before the end.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), name, &mut script);
+            print::text(String::from_utf8_lossy(&script).trim_end())
         }
         Command::InternalThaw {
             bound,

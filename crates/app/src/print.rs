@@ -50,6 +50,11 @@ pub(crate) fn done(output: Output, text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Print what is text already.
+pub(crate) fn text(text: &str) -> anyhow::Result<ExitCode> {
+    put(text)
+}
+
 fn put(text: &str) -> anyhow::Result<ExitCode> {
     match writeln!(std::io::stdout(), "{text}") {
         // The reader has seen enough (`stowage volume list | head -1`).

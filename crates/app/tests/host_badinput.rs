@@ -71,6 +71,7 @@ fn a_bad_volume_is_refused_by_name_on_the_command_line() {
         ("--fs", "ntfs"),
         ("--layout", "raid5"),
         ("--limit", "colour=1"),
+        ("--limit", "pool=files"),
         ("--limit", "bps=fast"),
         ("--limit", "iops=-1"),
     ] {

@@ -57,23 +57,24 @@ pub(crate) fn run(caller: &Caller) -> anyhow::Result<ExitCode> {
         println!("everything is well");
         return Ok(ExitCode::SUCCESS);
     }
-    print::list(caller.output, &findings, || {
-        let mut table = Table::new(["SEVERITY", "SUBJECT", "WHAT IS WRONG", "HOW TO MEND IT"]);
-        for f in &findings {
-            table.row([
-                f.severity.clone(),
-                f.subject.clone(),
-                f.what.clone(),
-                f.mend.clone(),
-            ]);
-        }
-        table
-    })?;
+    match caller.output {
+        Output::Json => print::json(&findings)?,
+        Output::Table => print::text(&told(&findings))?,
+    };
     Ok(if broken {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Findings for people: whole sentences are too wide for the columns of a table.
+fn told(findings: &[Finding]) -> String {
+    let each = findings.iter().map(|f| {
+        let (severity, subject, what, mend) = (&f.severity, &f.subject, &f.what, &f.mend);
+        format!("{severity}: {subject}: {what}\n  mend: {mend}")
+    });
+    each.collect::<Vec<_>>().join("\n")
 }
 
 fn missing_tools(dirs: &[&Path]) -> Vec<Finding> {
@@ -113,6 +114,22 @@ pub(crate) fn jobs(caller: &Caller, watch: bool) -> anyhow::Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_finding_is_two_lines_that_wrap() {
+        let finding = Finding {
+            severity: "error".into(),
+            trouble: "pool-missing".into(),
+            subject: "fast".into(),
+            what: "volume group fast is missing".into(),
+            mend: "plug in its disks".into(),
+        };
+        assert_eq!(
+            told(&[finding.clone(), finding]),
+            "error: fast: volume group fast is missing\n  mend: plug in its disks\n\
+             error: fast: volume group fast is missing\n  mend: plug in its disks"
+        );
+    }
 
     #[test]
     fn what_is_missing_is_named_with_its_package() {

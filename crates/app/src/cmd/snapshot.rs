@@ -41,7 +41,8 @@ pub(crate) fn run(caller: &Caller, command: Snapshot) -> anyhow::Result<ExitCode
             }
         }
         Snapshot::List => {
-            let all: Vec<SnapshotView> = caller.ask(&Request::SnapshotList)?;
+            let mut all: Vec<SnapshotView> = caller.ask(&Request::SnapshotList)?;
+            all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
             show(caller, &all)
         }
         Snapshot::Restore {

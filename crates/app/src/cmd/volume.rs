@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use stowage_model::Limits;
+use stowage_model::limits::KEYS;
 use stowage_node::Job;
 
 use super::Caller;
@@ -15,11 +16,12 @@ use crate::print::{self, Table};
 pub(crate) fn run(caller: &Caller, command: Volume) -> anyhow::Result<ExitCode> {
     let request = match command {
         Volume::List => {
-            let volumes: Vec<VolumeView> = caller.ask(&Request::VolumeList)?;
+            let mut volumes: Vec<VolumeView> = caller.ask(&Request::VolumeList)?;
+            volumes.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
             return show(caller, &volumes);
         }
         Volume::Delete { name, wait } => return delete(caller, name, wait),
-        Volume::Create(want) => Request::VolumeCreate(create(want)),
+        Volume::Create(want) => Request::VolumeCreate(create(want)?),
         Volume::Show { name } => Request::VolumeShow { name },
         Volume::Grow { name, size } => Request::VolumeGrow { name, size },
         Volume::Limit { name, limits } => Request::VolumeLimit { name, limits },
@@ -105,7 +107,11 @@ fn one(caller: &Caller, request: &Request) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn create(want: cli::VolumeCreate) -> VolumeCreate {
+fn create(want: cli::VolumeCreate) -> anyhow::Result<VolumeCreate> {
+    // They are sent among the class parameters, of which no other is meant by an option for limits.
+    if let Some((key, _)) = want.limits.iter().find(|(key, _)| !KEYS.contains(&&**key)) {
+        anyhow::bail!("{key:?} is no limit; known are {}", KEYS.join(", "));
+    }
     let mut parameters = want.limits;
     let mut add = |key: &str, value: Option<String>| {
         parameters.extend(value.map(|value| (key.to_owned(), value)));
@@ -115,13 +121,13 @@ fn create(want: cli::VolumeCreate) -> VolumeCreate {
     add("mkfsOptions", want.mkfs_options);
     add("fsType", (!want.block).then_some(want.fs));
     add("provisioning", want.thin.then(|| "thin".to_owned()));
-    VolumeCreate {
+    Ok(VolumeCreate {
         name: want.name,
         size: Some(want.size),
         parameters,
         block: want.block,
         ..Default::default()
-    }
+    })
 }
 
 /// A shell's relative path means something here, not in the daemon.
