@@ -98,6 +98,15 @@ fn a_file_system_frozen_by_a_dead_daemon_thaws_without_another() {
     assert!(took < Duration::from_secs(5), "a write waited for {took:?}");
 }
 
+/// Tells a thread to end, also where an assertion fails: a scope waits for its threads.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn kills_do_not_reach_those_who_use_a_volume() {
     let mut rig = Rig::new(Storage::file(FsKind::Xfs));
@@ -117,6 +126,7 @@ fn kills_do_not_reach_those_who_use_a_volume() {
             assert!(slowest < Duration::from_secs(5), "a write took {slowest:?}");
             lines
         });
+        let ends = Ends(&stop);
         for round in 0..10 {
             if round % 2 == 0 {
                 rig.kill();
@@ -128,7 +138,7 @@ fn kills_do_not_reach_those_who_use_a_volume() {
             assert!(used.to_string().contains(&rig.text("m")), "{used}");
             rig.run(&["volume", "delete", "v"]).fails_with(&["in use"]);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(ends);
         writer.join().expect("the writer goes on")
     });
     let lines: Vec<String> = (0..written).map(|n| n.to_string()).collect();

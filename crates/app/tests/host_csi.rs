@@ -668,6 +668,15 @@ impl Drop for Slow {
     }
 }
 
+/// Thaws, also where an assertion fails: a scope waits for its threads.
+struct Thaws<'a>(&'a mut Slow);
+
+impl Drop for Thaws<'_> {
+    fn drop(&mut self) {
+        self.0.thaw();
+    }
+}
+
 fn slow_volume(name: &str) -> CreateVolumeRequest {
     CreateVolumeRequest {
         parameters: map(&[("pool", "slow")]),
@@ -692,6 +701,7 @@ fn a_slow_mkfs_delays_nobody_else_and_is_not_repeated() {
     slow.freeze();
     let began = Instant::now();
     std::thread::scope(|scope| {
+        let thaws = Thaws(&mut slow);
         let first = scope.spawn(|| csi.node_stage_volume(staging_of(&stuck, &staging, writer())));
         // A whole life of another volume goes by meanwhile.
         let other = csi.create_volume(other).expect("a volume").volume_id;
@@ -724,7 +734,7 @@ fn a_slow_mkfs_delays_nobody_else_and_is_not_repeated() {
         );
         assert!(asked.elapsed() < Duration::from_secs(9));
         assert!(!first.is_finished());
-        slow.thaw();
+        drop(thaws);
         first.join().expect("no panic").expect("staged after all");
     });
     put(&staging.join("file"), "kept");

@@ -40,9 +40,17 @@ async fn disks_are_read_by_their_labels_and_read_again_when_they_change() {
     assert_eq!(now.disks[0].group.as_ref().unwrap().name, "away");
 }
 
-/// A FIFO without a writer: opening it waits, as for a disk that hangs.
-/// Give readers of this fifo its end, those as well that come to open it only later: the runtime waits
-/// for their threads.
+/// A FIFO without a writer: opening it waits, as for a disk that hangs. Dropped, it gives its readers
+/// their end: the runtime waits for their threads, after a failed assertion as well.
+struct Hung(PathBuf);
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        let_go(&self.0);
+    }
+}
+
+/// Give readers of this FIFO its end, those as well that come to open it only later.
 fn let_go(fifo: &Path) {
     use std::os::unix::fs::OpenOptionsExt;
     let options = || {
@@ -69,6 +77,7 @@ async fn a_disk_that_hangs_keeps_no_other_from_being_read() {
     let fifo = rustix::fs::FileType::Fifo;
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &hung, fifo, mode, 0).unwrap();
+    let _lets_go = Hung(hung.clone());
     let place = Place::Files(vec![good, hung.clone()]);
     let begun = Instant::now();
     for _ in 0..2 {
@@ -85,5 +94,4 @@ async fn a_disk_that_hangs_keeps_no_other_from_being_read() {
     assert_eq!(paths(&all), ["good"]);
     assert_eq!(all.silent, std::slice::from_ref(&hung));
     assert!(begun.elapsed() < OTHERS, "{:?}", begun.elapsed());
-    let_go(&hung);
 }
