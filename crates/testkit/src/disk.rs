@@ -174,6 +174,7 @@ pub fn unmount_below(dir: &Path) -> Result<()> {
             .rev()
             .filter(|(source, _)| *source == device)
         {
+            thaw(target);
             run("umount", [target])?;
         }
     }
@@ -182,9 +183,16 @@ pub fn unmount_below(dir: &Path) -> Result<()> {
         .rev()
         .filter(|(_, target)| target.starts_with(dir))
     {
+        thaw(target);
         run("umount", [target])?;
     }
     Ok(())
+}
+
+/// Thaws what a test left frozen at `target`: one that is unmounted so keeps its device for good, and
+/// whoever waits for a write to it. An error says that nothing was frozen.
+pub fn thaw(target: &Path) {
+    let _ = run("fsfreeze", [OsStr::new("-u"), target.as_os_str()]);
 }
 
 /// Detaches every loop device whose file lies below `dir`.
@@ -292,6 +300,16 @@ mod tests {
         assert_eq!(parse_size("4096").unwrap(), 4096);
         assert!(parse_size("2T5").is_err());
         assert!(parse_size("99999999999G").is_err());
+    }
+
+    #[test]
+    fn a_frozen_file_system_leaves_nothing_behind_either() {
+        let fs = LoopFs::new(FsKind::Ext4, 64 << 20).unwrap();
+        let dir = fs.dir.path().to_owned();
+        run("fsfreeze", [OsStr::new("-f"), fs.path().as_os_str()]).unwrap();
+        drop(fs);
+        assert!(!dir.exists());
+        assert_eq!(loops_below(&dir).unwrap(), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -23,10 +23,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::calls::Csi;
+use crate::support::uses::put_unfrozen;
 use crate::support::{Rig, get, put};
 
 /// How long a point may take to be reached; wipes and upkeep run in the background.
 const REACHED: Duration = Duration::from_secs(20);
+
+/// Less than the 10 s after which the guard of a freeze thaws by itself.
+pub const NO_WAIT: Duration = Duration::from_secs(9);
 
 /// How long the same request may be refused after a restart.
 const RETRY: Duration = Duration::from_secs(30);
@@ -166,13 +170,8 @@ impl Place<'_> {
     /// Write a file where the volume is mounted; must not wait for a thaw that does not come.
     #[track_caller]
     pub fn write(&self, suffix: &str, file: &str) {
-        let (at, started) = (self.path(&format!("{suffix}.m/{file}")), Instant::now());
-        put(&at, file);
-        assert!(
-            started.elapsed() < Duration::from_secs(5),
-            "a write took {:?}",
-            started.elapsed()
-        );
+        let took = put_unfrozen(&self.path(&format!("{suffix}.m/{file}")), file);
+        assert!(took < NO_WAIT, "a write took {took:?}");
     }
 
     /// The volumes or snapshots of this name.

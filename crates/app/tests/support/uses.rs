@@ -32,6 +32,28 @@ pub fn double(fs: &str) -> &'static str {
     }
 }
 
+/// Write a file in a volume that must not stay frozen; how long that took. In one that does, a write
+/// waits for ever, and whoever waits for the write as well: so it is thawed, and the test fails.
+#[track_caller]
+pub fn put_unfrozen(path: &Path, text: &str) -> Duration {
+    const LIMIT: Duration = Duration::from_secs(20);
+    let (done, wait) = std::sync::mpsc::channel();
+    let (file, content) = (path.to_owned(), text.to_owned());
+    let started = Instant::now();
+    std::thread::spawn(move || {
+        put(&file, &content);
+        let _ = done.send(());
+    });
+    let written = wait.recv_timeout(LIMIT);
+    let took = started.elapsed();
+    if written.is_err() {
+        let below = path.parent().expect("a file in a volume");
+        stowage_testkit::disk::thaw(below);
+        panic!("{} is not written after {took:?}", path.display());
+    }
+    took
+}
+
 /// Appends numbered records to two files, each on the disk before the next: first to `a`, then to
 /// `b`. So at every moment `a` has as many as `b` or one more.
 pub struct Writer {
@@ -106,6 +128,10 @@ impl Writer {
     pub fn end(mut self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         let thread = self.thread.take().expect("ends once");
+        assert!(
+            ends_within(&thread, Duration::from_secs(60)),
+            "the writer does not end"
+        );
         thread.join().expect("no panic").expect("no failed write");
         self.done()
     }
@@ -114,10 +140,21 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
+        // One that waits for a thaw does not end before its volume is cleaned up.
+        if let Some(thread) = self.thread.take()
+            && ends_within(&thread, Duration::from_secs(1))
+        {
             let _ = thread.join();
         }
     }
+}
+
+fn ends_within<T>(thread: &JoinHandle<T>, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    thread.is_finished()
 }
 
 /// The last number in a file of the [`Writer`]; all before must be there.
