@@ -121,7 +121,10 @@ fn kills_do_not_reach_those_who_use_a_volume() {
                 file.sync_all().expect("a disk");
                 (lines, slowest) = (lines + 1, slowest.max(started.elapsed()));
             }
-            assert!(slowest < Duration::from_secs(5), "a write took {slowest:?}");
+            assert!(
+                slowest < Duration::from_secs(30),
+                "a write took {slowest:?}"
+            );
             lines
         });
         let ends = Ends(&stop);

@@ -93,5 +93,5 @@ async fn a_disk_that_hangs_keeps_no_other_from_being_read() {
     let all = place.survey(|_| false).await.unwrap();
     assert_eq!(paths(&all), ["good"]);
     assert_eq!(all.silent, std::slice::from_ref(&hung));
-    assert!(begun.elapsed() < OTHERS, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
 }
