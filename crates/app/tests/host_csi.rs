@@ -633,6 +633,7 @@ fn a_bad_inline_volume_leaves_nothing() {
 // Slow work.
 
 /// A second pool whose file system stands still until dropped: everything that writes to it waits.
+/// The rig is dropped before it, since its daemon keeps the file system in use.
 struct Slow {
     fs: LoopFs,
     frozen: bool,
@@ -752,6 +753,7 @@ fn a_slow_mkfs_delays_nobody_else_and_is_not_repeated() {
     csi.unstage(&stuck, &staging).expect("unstaged");
     csi.delete(&stuck).expect("deleted");
     rig.assert_clean();
+    drop(rig);
 }
 
 #[test]
@@ -807,6 +809,7 @@ fn work_outlives_its_caller_and_the_retry_finds_it() {
     csi.drop_snapshot(&cut.snapshot_id).expect("deleted");
     csi.delete(&found.volume_id).expect("deleted");
     rig.assert_clean();
+    drop(rig);
 }
 
 fn now() -> i64 {
