@@ -211,8 +211,9 @@ fn a_volume_that_is_there_twice_is_told_and_the_first_is_kept() {
     assert!(q.join("volumes").join(&id).exists(), "not ours to remove");
 }
 
-/// A daemon with the pool `p`, and `q` on a file system of its own.
-fn pools_apart(size: u64) -> (Rig, LoopFs) {
+/// A daemon with the pool `p`, and `q` on a file system of its own. The rig comes last and so goes
+/// first: its daemon keeps the file system in use.
+fn pools_apart(size: u64) -> (LoopFs, Rig) {
     let rig = Rig::stopped(Storage::file(FsKind::Xfs));
     let fs = LoopFs::new(FsKind::Xfs, size).expect("a file system");
     let q = fs.path().join("pool");
@@ -220,7 +221,7 @@ fn pools_apart(size: u64) -> (Rig, LoopFs) {
     rig.configure(&format!(
         "[[pool]]\nname = \"q\"\nkind = \"file\"\npath = \"{q}\"\n"
     ));
-    (rig, fs)
+    (fs, rig)
 }
 
 fn doctor(rig: &Rig) -> String {
@@ -238,7 +239,7 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
 
 #[test]
 fn a_pool_that_takes_no_file_at_the_start_is_served_as_far_as_it_goes() {
-    let (mut rig, fs) = pools_apart(512 << 20);
+    let (fs, mut rig) = pools_apart(512 << 20);
     let at = text(fs.path());
     rig.start();
     rig.ok(&[
