@@ -5,7 +5,8 @@
 //!     │         on the machine (with mounts of their own) · in a guest that serves one after another
 //!     │         in guests they boot themselves · the examples in the docs
 //!     ├─────► suites that want the machine for themselves, one after another
-//!     └─────► what failed, once more and alone: a suite that passes then is flaky
+//!     └─────► what failed, once more and alone: a suite that passes then is flaky; not where chance
+//!             chooses what is tested, there the first failure is the verdict
 //! ```
 
 mod guests;
@@ -280,6 +281,13 @@ fn run_again(jobs: &[Job], ran: &mut [Finished]) -> Result<Vec<String>> {
     let mut flaky = Vec::new();
     for index in failed {
         let job = &jobs[index];
+        if !job.suite.again {
+            println!(
+                "== {} failed and is not run again: what it tests is chosen by chance",
+                job.suite.name
+            );
+            continue;
+        }
         let kept = job.logs.with_file_name(format!("{}.first", job.suite.name));
         let _ = std::fs::remove_dir_all(&kept);
         // None where it failed before it could print.
@@ -310,11 +318,16 @@ mod tests {
 
     /// A suite whose first so many runs fail.
     fn scripted(dir: &Path, name: &'static str, failures: usize) -> Job {
+        scripted_again(dir, name, failures, true)
+    }
+
+    fn scripted_again(dir: &Path, name: &'static str, failures: usize, again: bool) -> Job {
         let suite = Box::leak(Box::new(Suite {
             name,
             place: Place::Host,
             budget: Duration::from_secs(60),
             ignored: Ignored::None,
+            again,
         }));
         Job {
             suite,
@@ -364,6 +377,14 @@ mod tests {
         let jobs = [scripted(dir.path(), "broken", 2)];
         assert_eq!(run_scripts(&jobs), (1, Vec::new()));
         assert_eq!(runs(dir.path(), "broken"), 2);
+    }
+
+    #[test]
+    fn the_first_failure_is_the_verdict_where_chance_chooses() {
+        let dir = scratch::dir("flaky").unwrap();
+        let jobs = [scripted_again(dir.path(), "power", 1, false)];
+        assert_eq!(run_scripts(&jobs), (1, Vec::new()));
+        assert_eq!(runs(dir.path(), "power"), 1);
     }
 
     #[test]

@@ -315,6 +315,7 @@ mod tests {
         place: Place::Host,
         budget: Duration::from_secs(1),
         ignored: Ignored::These(&["scenario"]),
+        again: true,
     };
 
     fn judged(suite: &Suite, lines: &[&str]) -> Vec<String> {
