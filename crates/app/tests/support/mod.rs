@@ -643,6 +643,9 @@ pub fn get(path: &Path) -> String {
 pub fn http(port: u16, path: &str) -> (String, String) {
     use std::io::Read;
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    // A daemon that is dead and cannot end still listens.
+    let patience = Some(Duration::from_secs(60));
+    stream.set_read_timeout(patience).expect("a socket");
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
