@@ -19,7 +19,7 @@ impl ThinPool {
         };
         self.unneeded(&report, lv, record).await?;
         hit("thin.remove.begin");
-        if let Err(e) = self.vg.lvremove(&name).await {
+        if let Err(e) = self.lvremove(lv).await {
             // Where the kernel takes no changes, as without metadata, LVM forgets the volume and tells
             // the kernel later.
             let report = self.vg.report().await?;
@@ -84,7 +84,7 @@ impl ThinPool {
             )));
         }
         hit("thin.purge.begin");
-        self.vg.lvremove(name).await?;
+        self.lvremove(lv).await?;
         hit("thin.purge.made");
         Ok(())
     }

@@ -5,14 +5,17 @@
 
 use stowage_host::{Cmd, CmdError};
 
+use stowage_model::Result;
+
 use super::ThinPool;
+use crate::vg::Lv;
 
 impl ThinPool {
     /// Run an lvcreate in the thin pool; a thin device in its way that belongs to no LV goes.
     ///
     /// LVM's metadata say what is a volume: of what they do not name nobody has a device, and nobody
     /// could get one.
-    pub(super) async fn lvcreate(&self, cmd: Cmd) -> Result<(), CmdError> {
+    pub(super) async fn lvcreate(&self, cmd: Cmd) -> std::result::Result<(), CmdError> {
         let made = self.vg.change(cmd.clone()).await;
         let Err(error) = &made else { return made };
         let Some(number) = in_the_way(&error.to_string()) else {
@@ -27,6 +30,24 @@ impl ThinPool {
         match self.message(&format!("delete {number}")).await {
             Ok(()) => self.vg.change(cmd).await,
             Err(_) => made,
+        }
+    }
+
+    /// Remove an LV of the thin pool, also one whose own creation a power cut cut off: LVM means to make
+    /// its device still, which is there, and does nothing else until it can. Nobody has used that device:
+    /// LVM activates nothing before, and the kernel deletes none that is active.
+    pub(super) async fn lvremove(&self, lv: &Lv) -> Result<()> {
+        let removed = self.vg.lvremove(&lv.name).await;
+        let Err(error) = &removed else { return removed };
+        let number = match in_the_way(&error.chain()) {
+            Some(number) if lv.thin_id == Some(number) => number,
+            _ => return removed,
+        };
+        tracing::warn!(pool.name = %self.options.name, lv = lv.name, device = number,
+            "the creation of what is removed was cut off; its device is made away with first");
+        match self.message(&format!("delete {number}")).await {
+            Ok(()) => self.vg.lvremove(&lv.name).await,
+            Err(_) => removed,
         }
     }
 

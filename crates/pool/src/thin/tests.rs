@@ -200,6 +200,36 @@ async fn a_half_made_volume_is_made_anew() {
     pool(script).create(&th, Bytes::mib(4)).await.unwrap();
 }
 
+/// Seen after a power cut between the two commits of an lvcreate.
+#[tokio::test]
+async fn a_volume_whose_device_was_made_and_not_noted_can_be_removed() {
+    let (_root, devices) = sysfs(&[]);
+    let t = volume("t");
+    let remove = format!("lvremove -y -q -f vg-0/{}", lv(&t));
+    let argv: Vec<&str> = remove.split(' ').collect();
+    let why = |number: u32| {
+        format!(
+            "device-mapper: message ioctl on (254:6) failed: File exists\n  Thin pool \
+             vg--0-tp-tpool (254:6) already contain thin device with device_id {number}."
+        )
+    };
+    let script = Script::new()
+        .report(GROUP)
+        .fails(&argv, 5, &why(1))
+        .ok(
+            &["dmsetup", "message", "vg--0-tp-tpool", "0", "delete 1"],
+            "",
+        )
+        .does(&remove);
+    on(script, devices.clone()).remove(&t).await.unwrap();
+    // That of another volume stays.
+    let script = Script::new()
+        .report(GROUP)
+        .fails(&argv, 5, &why(3))
+        .report(GROUP);
+    assert!(on(script, devices).remove(&t).await.is_err());
+}
+
 #[tokio::test]
 async fn a_snapshot_of_a_held_volume_goes_past_lvm() {
     let (t, cut) = (volume("t"), snapshot("new", &volume("t")));

@@ -133,10 +133,12 @@ pub(super) const SUITES: &[Suite] = &[
         Ignored::These(&["record"]),
     ),
     row("app-guest_volumes", GUEST, 400),
-    once(ignoring(
+    // Tried again as long as LVM is known to refuse new volumes after some cuts, until what was cut off is
+    // removed (`pool/src/thin/stray`): such a boot fails without a byte lost.
+    ignoring(
         row("app-boots_power", Place::Boots, 360),
         Ignored::These(&["guest_side"]),
-    )),
+    ),
     ignoring(
         row("pool-guest_lvm", GUEST, 360),
         Ignored::These(&["scenario"]),
