@@ -304,3 +304,30 @@ fn a_volume_left_frozen_is_let_go_on_a_full_disk() {
     disk.clear();
     disk.rig.assert_clean();
 }
+
+/// What is noted of an inline volume tells, also where its end cannot be, that its pod is gone.
+#[test]
+fn an_inline_volume_whose_removal_was_cut_off_on_a_full_disk_goes_at_the_next_start() {
+    let mut disk = Disk::new(FsKind::Ext4, 384 << 20);
+    let (pod, target) = (disk.rig.path("pod"), disk.rig.path("pod/t"));
+    create_dir(&pod).expect("writable");
+    let request = calls::inline("csi-1", &target, &[("size", "32Mi")]);
+    let published = Csi::new(&disk.rig).node_publish_volume(request);
+    published.expect("published");
+    disk.rig.kill();
+    disk.rig.die_at("node.ephemeral.unstaged");
+    disk.rig.start();
+    disk.fill();
+    let cut_off = Csi::new(&disk.rig).unpublish("csi-1", &target);
+    assert!(cut_off.is_err() && disk.rig.died(), "{}", disk.rig.log());
+    std::fs::remove_dir_all(&pod).expect("removable");
+    disk.rig.start();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while disk.rig.ok(&["volume", "list"]) != serde_json::json!([]) {
+        let told = disk.rig.run(&["doctor"]).stdout;
+        assert!(Instant::now() < deadline, "it is kept: {told}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    disk.clear();
+    disk.rig.assert_clean();
+}

@@ -380,8 +380,9 @@ impl Notes {
             }
             Err(e) if attachment.is_less_than(&before) => {
                 tracing::warn!(volume.id = %id, error = %e, source = %e.source, "the end of a use is not noted yet");
-                // Better no note than one that tells of uses that are over; unlinking needs no block.
-                if attachment.is_empty() {
+                // Better no note than one that tells of uses that are over; unlinking needs no block. Of an
+                // inline volume that ends it stays: its target tells the next start that the pod is gone.
+                if attachment.is_empty() && !attachment.ending {
                     let _ = durable::remove_file(&path);
                 }
                 self.late().insert(id.clone(), format!("{e}: {}", e.source));
