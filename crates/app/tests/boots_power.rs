@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stowage_testkit::{Guest, SparseFile, scratch};
-use support::{STOWAGE, get, output, put, tool};
+use support::{STOWAGE, get, output, put, thin_pool, tool};
 
 /// Names the file with what the guest is told; only set inside a guest.
 const TOLD: &str = "STOWAGE_POWER_TOLD";
@@ -272,19 +272,7 @@ fn prepare(first: bool) {
     if first {
         tool("vgcreate", &["-y", "-q", "vgthick", thick]);
         tool("vgcreate", &["-y", "-q", "vgthin", thin]);
-        let pool = [
-            "-y",
-            "-q",
-            "--type",
-            "thin-pool",
-            "-Zy",
-            "-n",
-            "tp",
-            "-l",
-            "80%FREE",
-            "vgthin",
-        ];
-        tool("lvcreate", &pool);
+        thin_pool("vgthin", &["-l", "80%FREE"]);
         tool("mkfs.xfs", &["-q", files]);
         tool("mkfs.ext4", &["-q", state]);
     }

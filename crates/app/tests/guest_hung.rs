@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use stowage_testkit::disk::{FsKind, LoopFs};
 use support::uses as on;
-use support::{Rig, STOWAGE, Storage, get, http, put, tool};
+use support::{Rig, STOWAGE, Storage, get, http, put, thin_pool, tool};
 
 /// Both are told from the half minute after which LVM is given up, and wide enough for a busy machine:
 /// looks at what is known, and calls that bring something to a disk.
@@ -76,7 +76,7 @@ impl Hung {
         assert!(dmsetup.wait().expect("a child").success());
         tool("vgcreate", &["-y", GROUP, "/dev/mapper/hung"]);
         if thin {
-            thin_pool(GROUP);
+            thin_pool(GROUP, &["-l", "80%FREE"]);
         }
         made
     }
@@ -93,22 +93,6 @@ impl Drop for Hung {
             let _ = Command::new(args[0]).args(&args[1..]).output();
         }
     }
-}
-
-fn thin_pool(group: &str) {
-    let args = [
-        "-y",
-        "-q",
-        "--type",
-        "thin-pool",
-        "-Zy",
-        "-n",
-        "tp",
-        "-l",
-        "80%FREE",
-        group,
-    ];
-    tool("lvcreate", &args);
 }
 
 /// A device that hangs until this is dropped.
@@ -276,7 +260,7 @@ fn a_disk_that_hangs_holds_up_its_own_group_alone(thin: bool, hang: Hang) {
     let storage = match thin {
         false => Storage::Lvm { vg, disks },
         true => {
-            thin_pool(&vg);
+            thin_pool(&vg, &["-l", "80%FREE"]);
             Storage::Thin { vg, disks }
         }
     };

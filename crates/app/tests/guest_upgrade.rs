@@ -6,7 +6,7 @@ mod support;
 use std::path::PathBuf;
 
 use support::recorded::{self, On, Recording};
-use support::{Rig, Storage, tool};
+use support::{Rig, Storage, thin_pool, tool};
 
 const VG: &str = "vgrecorded";
 
@@ -58,19 +58,7 @@ fn record() {
         &["-q", "-y", "--setphysicalvolumesize", "1g", &shown],
     );
     tool("vgcreate", &["-q", "-y", VG, &shown]);
-    let pool = [
-        "-y",
-        "-q",
-        "--type",
-        "thin-pool",
-        "-Zy",
-        "-n",
-        "tp",
-        "-L",
-        "256m",
-        VG,
-    ];
-    tool("lvcreate", &pool);
+    thin_pool(VG, &["-L", "256m"]);
     let mut rig = rig(disk.clone());
     let facts = recorded::make(&mut rig, On::Lvm);
     rig.unmount_all();

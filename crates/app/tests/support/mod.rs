@@ -48,6 +48,12 @@ pub enum Storage {
     Others,
 }
 
+/// A thin pool `tp` of this size (as lvcreate has it) in a group, as an administrator makes one.
+pub fn thin_pool(vg: &str, size: &[&str]) {
+    let made = ["-y", "-q", "--type", "thin-pool", "-Zy", "-n", "tp"];
+    tool("lvcreate", &[&made[..], size, &[vg]].concat());
+}
+
 impl Storage {
     /// A file pool on a fresh file system of 8 GiB (sparse).
     pub fn file(kind: FsKind) -> Self {
@@ -72,19 +78,7 @@ impl Storage {
         if !thin {
             return Self::Lvm { vg, disks };
         }
-        let args = [
-            "-y",
-            "-q",
-            "--type",
-            "thin-pool",
-            "-Zy",
-            "-n",
-            "tp",
-            "-l",
-            "80%FREE",
-            &vg,
-        ];
-        tool("lvcreate", &args);
+        thin_pool(&vg, &["-l", "80%FREE"]);
         Self::Thin { vg, disks }
     }
 
