@@ -134,7 +134,7 @@ pub(crate) async fn page(local: &Local) -> anyhow::Result<String> {
         Unit::Bytes,
         sizes.clone(),
     );
-    for volume in local.volumes_known()?.all {
+    for volume in local.volumes_known().all {
         let labels = VolumeLabels {
             pool: volume.pool.to_string(),
             volume: volume.record.id.to_string(),

@@ -321,6 +321,12 @@ fn a_disk_that_hangs_holds_up_its_own_group_alone(thin: bool, hang: Hang) {
             assert!(begun.elapsed() < AGAIN, "{}", rig.log());
         }
     });
+    // Of a pool that was read, all is known, and nothing waits for the other one.
+    let mut own = Longest::new(
+        "a look at a volume of the good group",
+        Duration::from_secs(2),
+    );
+    own.time(|| rig.ok(&["volume", "show", "kept"]));
     // A thread that hangs, in a look at the label or in the sync before a cut, keeps the dead daemon's
     // port taken; Unix sockets are replaced.
     let taken = rig.run(&["doctor"]).stdout.contains("\"metrics\"");
@@ -352,7 +358,7 @@ fn a_disk_that_hangs_holds_up_its_own_group_alone(thin: bool, hang: Hang) {
     }
     let back = back.elapsed();
     dead.wait().expect("it ends now");
-    for Longest { what, took, .. } in [usual, calls, looks, starts, reads] {
+    for Longest { what, took, .. } in [usual, calls, looks, starts, reads, own] {
         println!("time: {hang:?}, thin {thin}: {what}: {took:.2?}");
     }
     println!("time: {hang:?}, thin {thin}: back after {back:.2?}");

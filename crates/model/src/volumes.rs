@@ -212,7 +212,7 @@ pub trait Volumes: Send + Sync {
     /// nobody takes a volume for gone that is not in them.
     ///
     /// # Errors
-    /// When it cannot be seen where volumes are in use.
+    /// None of its own.
     async fn known_volumes(&self) -> Result<Vec<Volume>>;
 
     /// Cut a snapshot, or find the one this same request cut.

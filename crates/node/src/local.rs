@@ -322,24 +322,23 @@ impl Local {
         self.inner.unread.rule_out(id)
     }
 
+    /// Right after the start: wait for this volume or snapshot to be read, if it may be there.
+    pub async fn known(&self, id: &Id) {
+        self.inner.known(id).await;
+    }
+
     /// The volumes that are known by now. Right after the start more may be:
     /// [`Local::list_volumes`] waits for them.
-    ///
-    /// # Errors
-    /// When the mount table cannot be read.
-    pub fn volumes_known(&self) -> Result<Listing<Volume>> {
+    pub fn volumes_known(&self) -> Listing<Volume> {
         // Before the look: what is read meanwhile is not listed, perhaps.
         let gaps = self.inner.unread.gaps();
         let volumes = self.inner.index.list(|e| !e.record.is_snapshot());
         let all = volumes.into_iter().map(|e| self.inner.shown(e)).collect();
-        Ok(Listing { all, gaps })
+        Listing { all, gaps }
     }
 
     /// The volumes that are known.
-    ///
-    /// # Errors
-    /// As [`Local::volumes_known`].
-    pub async fn list_volumes(&self) -> Result<Listing<Volume>> {
+    pub async fn list_volumes(&self) -> Listing<Volume> {
         self.inner.first_reading(|| false).await;
         self.volumes_known()
     }
@@ -347,6 +346,11 @@ impl Local {
     /// The snapshots that are known.
     pub async fn list_snapshots(&self) -> Listing<Snapshot> {
         self.inner.first_reading(|| false).await;
+        self.snapshots_known()
+    }
+
+    /// As [`Local::volumes_known`], for snapshots.
+    pub fn snapshots_known(&self) -> Listing<Snapshot> {
         // Before the look, as with volumes.
         let gaps = self.inner.unread.gaps();
         let lasting = self.inner.index.list(lasts);
@@ -470,11 +474,11 @@ impl Volumes for Local {
     }
 
     async fn volumes(&self) -> Result<Vec<Volume>> {
-        self.list_volumes().await?.whole()
+        self.list_volumes().await.whole()
     }
 
     async fn known_volumes(&self) -> Result<Vec<Volume>> {
-        Ok(self.list_volumes().await?.all)
+        Ok(self.list_volumes().await.all)
     }
 
     async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot> {

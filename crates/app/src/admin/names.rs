@@ -5,49 +5,50 @@
 //! not be, nothing is guessed.
 
 use stowage_model::id::Role;
-use stowage_model::{Error, Id, Kind, Name, Result, Volumes};
+use stowage_model::{Error, Id, Kind, Name, Record, Result, Volumes};
 use stowage_node::Local;
 
 /// The volume of this name or id; the error bears the name as it was typed.
 pub(super) async fn volume(local: &Local, text: &str) -> Result<Id> {
-    let all = local.list_volumes().await?.all;
-    let named = all.iter().map(|v| (&v.record.name, &v.record.id));
-    let id = meant(local, Role::Volume, named, text)?;
-    match local.volume(&id).await {
-        Ok(_) => Ok(id),
-        Err(e) if e.kind() == Kind::NotFound => Err(Error::not_found(format!(
-            "there is no volume {text:?}; see the list of volumes"
-        ))),
-        Err(e) => Err(e),
-    }
+    let known = || local.volumes_known().all.into_iter().map(|v| v.record);
+    let id = meant(local, Role::Volume, text, || known().collect()).await?;
+    there("volume", text, local.volume(&id).await)?;
+    Ok(id)
 }
 
 /// As [`volume`], for a snapshot.
 pub(super) async fn snapshot(local: &Local, text: &str) -> Result<Id> {
-    let all = local.list_snapshots().await.all;
-    let named = all.iter().map(|s| (&s.record.name, &s.record.id));
-    let id = meant(local, Role::Snapshot, named, text)?;
-    match local.one_snapshot(&id).await {
-        Ok(_) => Ok(id),
-        Err(e) if e.kind() == Kind::NotFound => Err(Error::not_found(format!(
-            "there is no snapshot {text:?}; see the list of snapshots"
-        ))),
-        Err(e) => Err(e),
-    }
+    let known = || local.snapshots_known().all.into_iter().map(|s| s.record);
+    let id = meant(local, Role::Snapshot, text, || known().collect()).await?;
+    there("snapshot", text, local.one_snapshot(&id).await)?;
+    Ok(id)
 }
 
-fn meant<'a>(
+fn there<T>(what: &str, text: &str, found: Result<T>) -> Result<T> {
+    found.map_err(|e| match e.kind() {
+        Kind::NotFound => Error::not_found(format!(
+            "there is no {what} {text:?}; see the list of {what}s"
+        )),
+        _ => e,
+    })
+}
+
+/// `known` tells what there is by then.
+async fn meant(
     local: &Local,
     role: Role,
-    all: impl Iterator<Item = (&'a Name, &'a Id)>,
     text: &str,
+    known: impl FnOnce() -> Vec<Record>,
 ) -> Result<Id> {
     // What a listing shows can be pasted back.
     if let Some(id) = text.parse::<Id>().ok().filter(|id| id.role() == role) {
         return Ok(id);
     }
     let own = Id::derive(role, &Name::new(text)?);
-    match only(all, text)? {
+    // Right after the start, and for no longer than this one needs: another's pool may hang.
+    local.known(&own).await;
+    let all = known();
+    match only(all.iter().map(|record| (&record.name, &record.id)), text)? {
         None => Ok(own),
         Some((name, id)) if name.to_string() == text => Ok(id.clone()),
         Some((name, id)) => {
