@@ -21,9 +21,6 @@ const FITHAW: Opcode = opcode::read_write::<i32>(b'X', 120);
 /// The hidden subcommand of the daemon's binary that must call [`guard_main`].
 pub const SUBCOMMAND: &str = "internal-thaw";
 
-/// How long a file system may stay frozen at most, if nothing else is asked: writers block.
-pub const BOUND: Duration = Duration::from_secs(10);
-
 /// Opening a mount point on a live file system takes no time, starting a process little.
 const STARTS: Duration = Duration::from_secs(10);
 

@@ -110,21 +110,10 @@ fn named(want: &VolumeRequest) -> String {
 /// What version 1 (Stowage 0.1.0) hashed: the `Debug` text of its structures, spelt out here so that
 /// no change of ours reaches it.
 fn version_1(want: &VolumeRequest) -> String {
-    let VolumeRequest {
-        name: _,
-        size: _,
-        usage,
-        placement,
-        layout,
-        provisioning,
-        mkfs,
-        limits,
-        source,
-        read_only,
-    } = want;
+    let placement = &want.placement;
     let some =
         |value: Option<String>| value.map_or_else(|| "None".to_owned(), |v| format!("Some({v})"));
-    let fs = some(usage.mount.map(|fs| word_1(&fs.to_string())));
+    let fs = some(want.usage.mount.map(|fs| word_1(&fs.to_string())));
     let pool = some(
         placement
             .pool
@@ -134,17 +123,19 @@ fn version_1(want: &VolumeRequest) -> String {
     let vg = some(placement.vg.as_ref().map(|vg| format!("{vg:?}")));
     let kind = some(placement.kind.map(|k| word_1(k.as_str())));
     let media = some(placement.media.map(|m| word_1(m.as_str())));
-    let source = some(source.as_ref().map(|source| match source {
+    let source = some(want.source.as_ref().map(|source| match source {
         Source::Snapshot(id) => format!("Snapshot({id})"),
         Source::Volume(id) => format!("Volume({id})"),
     }));
     format!(
         "((Usage {{ mount: {fs}, block: {} }}, Placement {{ pool: {pool}, vg: {vg}, kind: {kind}, \
          media: {media} }}, {}, {}), ({mkfs:?}, {:?}, {source}, {read_only}))",
-        usage.block,
-        word_1(layout.as_str()),
-        word_1(provisioning.as_str()),
-        limits.to_text(),
+        want.usage.block,
+        word_1(want.layout.as_str()),
+        word_1(want.provisioning.as_str()),
+        want.limits.to_text(),
+        mkfs = want.mkfs,
+        read_only = want.read_only,
     )
 }
 

@@ -190,9 +190,7 @@ impl Inner {
         });
         futures::future::join_all(rooms).await
     }
-}
 
-impl Inner {
     /// What is wrong with the volumes, or what was known of that, within a second.
     pub(crate) async fn volumes_findings(self: &Arc<Self>) -> Vec<Finding> {
         let me = Arc::clone(self);

@@ -133,11 +133,10 @@ impl Inner {
         }
         held.since = Instant::now();
         if !mounted.is_empty() || !suspended.is_empty() {
-            let frozen = !mounted.is_empty();
             noted.iter().for_each(|id| self.note_freeze(id));
             held.noted = noted;
             held.guard = Some(self.freeze(mounted, suspended).await?);
-            if frozen {
+            if !held.noted.is_empty() {
                 failpoint::hit("node.snapshot.frozen");
             }
         }

@@ -1,6 +1,6 @@
 //! What is wrong, and how to mend it: for health calls and for `doctor`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -34,19 +34,16 @@ impl Inner {
                 all.push(self.pool_missing(status.name.as_str(), &problem));
             }
         }
-        for kept in [&self.found, &self.upkeep] {
-            let kept = kept.read().unwrap_or_else(PoisonError::into_inner);
-            let kept = kept.values().flatten();
-            for finding in kept {
-                // A pool knows better how it is brought back.
-                all.retain(|told| {
-                    told.trouble != finding.trouble
-                        || told.subject != finding.subject
-                        || told.what != finding.what
-                });
-                all.push(finding.clone());
-            }
+        let mut kept = Vec::new();
+        for of_pools in [&self.found, &self.upkeep] {
+            let of_pools = of_pools.read().unwrap_or_else(PoisonError::into_inner);
+            kept.extend(of_pools.values().flatten().cloned());
         }
+        // A pool knows better how it is brought back.
+        let about = |f: &Finding| (f.trouble, f.subject.clone(), f.what.clone());
+        let known: HashSet<_> = kept.iter().map(about).collect();
+        all.retain(|told| !known.contains(&about(told)));
+        all.extend(kept);
         all.sort_by(|a, b| {
             b.severity
                 .cmp(&a.severity)

@@ -21,12 +21,9 @@ impl Inner {
     /// thaws what we froze, and nothing else. The guard does so by itself; this is for the case that it
     /// was killed, too.
     pub(crate) fn note_freeze(&self, id: &Id) {
-        let path = self.freeze_note(id);
-        let noted = path.parent().map(std::fs::create_dir_all);
-        if let Err(e) = noted
-            .unwrap_or(Ok(()))
-            .and_then(|()| std::fs::write(&path, ""))
-        {
+        let noted = std::fs::create_dir_all(&self.options.lock_dir)
+            .and_then(|()| std::fs::write(self.freeze_note(id), ""));
+        if let Err(e) = noted {
             tracing::warn!(volume.id = %id, error = %e, "a freeze is not noted");
         }
     }

@@ -326,8 +326,7 @@ impl Inner {
             self.look_at_state(false).await;
             if lacked && !self.unread.lacks_definitions() {
                 // Nothing is read where a definition was removed.
-                let me = Arc::clone(self);
-                self.ops.background(async move { me.tidy().await });
+                self.tidy_beside();
             }
         }
     }

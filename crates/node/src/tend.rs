@@ -24,19 +24,23 @@ pub(crate) enum Chore {
 
 impl Inner {
     pub(crate) fn begin_upkeep(self: &Arc<Self>) {
-        let me = Arc::clone(self);
-        self.ops.background(async move {
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(PERIOD) => {}
-                    () = me.stopping.cancelled() => return,
-                }
-                me.tend_all();
-                me.limit_all();
-                me.look_for_consumers();
-            }
+        self.every_period(|me| async move {
+            me.tend_all();
+            me.limit_all();
+            me.look_for_consumers();
         });
         // By itself: the state directory may lie on a disk that hangs.
+        self.every_period(|me| async move {
+            me.state_again().await;
+            me.late_notes().await;
+        });
+    }
+
+    /// Do this every few seconds until the stop, never twice at a time.
+    fn every_period<F>(self: &Arc<Self>, work: impl Fn(Arc<Self>) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let me = Arc::clone(self);
         self.ops.background(async move {
             loop {
@@ -44,8 +48,7 @@ impl Inner {
                     () = tokio::time::sleep(PERIOD) => {}
                     () = me.stopping.cancelled() => return,
                 }
-                me.state_again().await;
-                me.late_notes().await;
+                work(Arc::clone(&me)).await;
             }
         });
     }
@@ -58,8 +61,7 @@ impl Inner {
             self.chore(Chore::Tend, pool.name().clone(), async move {
                 if me.unread.is_due(pool.name()) {
                     me.read(&pool, std::future::ready(())).await;
-                    let tidy = Arc::clone(&me);
-                    me.ops.background(async move { tidy.tidy().await });
+                    me.tidy_beside();
                 }
                 // Until it was read it is not ours to look after.
                 if !me.unread.is_unread(pool.name()) {

@@ -14,6 +14,12 @@ use crate::local::Inner;
 use crate::pools::all_seen;
 
 impl Inner {
+    /// Tidy up in the background.
+    pub(crate) fn tidy_beside(self: &Arc<Self>) {
+        let me = Arc::clone(self);
+        self.ops.background(async move { me.tidy().await });
+    }
+
     /// Tidy up, once, when every pool and every record in it could be read. Each thing is
     /// waited for by itself, however long somebody works on it; nobody is to wait for this.
     pub(crate) async fn tidy(self: &Arc<Self>) {

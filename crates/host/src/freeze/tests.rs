@@ -3,6 +3,8 @@ use crate::testing::{Disk, Mounted};
 use std::io::BufRead;
 use std::time::Instant;
 
+const BOUND: Duration = Duration::from_secs(10);
+
 /// Built by `cargo test` along with the tests (not by `cargo test --lib`).
 fn helper() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
