@@ -1,58 +1,59 @@
 //! A volume's life on one node: making, growing, cutting, filling and removing it, and bringing it
 //! to its consumers. Stands on `pool` for the bytes and on `host` for mounts; answers the doors
-//! through the two traits of `model`.
+//! through the traits of `model`.
+//!
+//! A verb is a function that is given the node's state; it stands in the file of what it works on, and
+//! imports only from floors below its own:
 //!
 //! ```text
-//!   door ──▶ Volumes / Publish (Local) ──▶ ops (one operation per volume)
-//!                │                          journal (what was about to happen)
-//!                │                          index  (what is there; rebuilt from the pools)
-//!                ├─▶ create · fill · grow · cut · snapshot · group · remove      ──▶ dyn Pool
-//!                └─▶ stage · target · simple · ephemeral · throttle · stats ──▶ host
-//!   start · recover (scan, journal, thaw, purge) · tidy      every few seconds: tend
-//!   ask (what is known of pools that do not answer)
+//!   start                                    open, read, begin to maintain
+//!   local                                    what the doors call: Volumes, Publish
+//!   pools · maintain                         make and extend; every few seconds
+//!   findings · recover                       what is wrong; what a kill cut off
+//!   ephemeral                                volumes of one consumer
+//!   publish                                  stage, publish, and the way back   ──▶ host
+//!   volume                                   create, grow, remove               ──▶ dyn Pool
+//!   snapshot                                 hold the writers, cut
+//!   activation · content · thaw · undo       a volume's device; what is on it
+//!   mounts · lookup                          questions: is it mounted, is it there
+//!   records · wipe · status · places · throttle · own_staging
+//!   state                                    index, journal, attachments, operations, …
+//!   config
 //! ```
 //!
 //! It must not know Kubernetes, CSI, HTTP or the command line.
 
-mod ask;
-mod attachments;
-mod choose;
-mod create;
-mod cut;
-mod ended;
+mod activation;
+mod config;
+mod content;
 mod ephemeral;
-mod fill;
 mod findings;
-mod frozen;
-mod group;
-mod grow;
-mod index;
-mod jobs;
-mod journal;
 mod kubelet;
 mod local;
-mod nesting;
-mod ops;
-mod outgrown;
+mod lookup;
+mod maintain;
+mod mounts;
+mod own_staging;
+mod places;
 mod pools;
-mod reader;
+mod publish;
+mod records;
 mod recover;
-mod remove;
-mod simple;
 mod snapshot;
-mod stage;
 mod start;
-mod stats;
-mod target;
-mod tend;
+mod state;
+mod status;
 #[cfg(test)]
 mod testing;
+mod thaw;
 mod throttle;
-mod tidy;
-mod unread;
+mod undo;
+mod volume;
+mod wipe;
 
-pub use ephemeral::EphemeralRules;
-pub use jobs::Job;
-pub use local::{Listing, Local, Options};
-pub use pools::{PoolConfig, Wipe};
-pub use simple::MountRequest;
+pub use config::Options;
+pub use config::ephemeral::EphemeralRules;
+pub use config::pool::{PoolConfig, Wipe};
+pub use local::{Listing, Local};
+pub use publish::direct::MountRequest;
+pub use state::jobs::Job;

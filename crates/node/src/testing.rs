@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use stowage_model::volumes::Volumes;
 
 use async_trait::async_trait;
 use stowage_host::cgroup::Hierarchy;
@@ -14,7 +15,7 @@ use stowage_host::{Lock, Locks, Progress, Runner};
 use stowage_model::request::{
     Layout, Media, Placement, Provisioning, SizeRange, SnapshotRequest, Source, Usage,
 };
-use stowage_model::volumes::{Capacity, Finding, PoolStatus, Volumes};
+use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{
     Bytes, Error, FsType, Id, Limits, Name, PoolKind, PoolName, Record, Result, VolumeRequest,
 };
@@ -22,9 +23,11 @@ use stowage_pool::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan,
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
-use crate::ephemeral::EphemeralRules;
-use crate::index::Entry;
-use crate::local::{Inner, Local, Options};
+use crate::config::Options;
+use crate::config::ephemeral::EphemeralRules;
+use crate::local::Local;
+use crate::state::Node;
+use crate::state::index::Entry;
 
 const SIZE: Bytes = Bytes::mib(16);
 
@@ -44,13 +47,19 @@ impl Bench {
     }
 
     pub(crate) async fn with_rules(ephemeral: EphemeralRules) -> Self {
-        Self::build(tempfile::tempdir().unwrap(), ephemeral, |_| (), |_, _| ()).await
+        Self::build(
+            tempfile::tempdir().unwrap(),
+            ephemeral,
+            |node| node,
+            |_, _| (),
+        )
+        .await
     }
 
     /// As [`Bench::new`], with this state directory, and commands run by this.
     pub(crate) async fn over(state: tempfile::TempDir, runner: Arc<dyn Runner>) -> Self {
         let rules = EphemeralRules::default();
-        Self::build(state, rules, |inner| inner.runner = runner, |_, _| ()).await
+        Self::build(state, rules, |node| node.with_runner(runner), |_, _| ()).await
     }
 
     /// As [`Bench::new`], with something done to the pools before they are read.
@@ -60,13 +69,13 @@ impl Bench {
 
     /// As [`Bench::prepared`], with this state directory.
     pub(crate) async fn at(state: tempfile::TempDir, prepare: impl FnOnce(&Files, &Files)) -> Self {
-        Self::build(state, EphemeralRules::default(), |_| (), prepare).await
+        Self::build(state, EphemeralRules::default(), |node| node, prepare).await
     }
 
     async fn build(
         state: tempfile::TempDir,
         ephemeral: EphemeralRules,
-        fit: impl FnOnce(&mut Inner),
+        fit: impl FnOnce(Node) -> Node,
         prepare: impl FnOnce(&Files, &Files),
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -78,12 +87,11 @@ impl Bench {
         };
         let lock = Lock::of_directory(state.path(), Duration::ZERO).await;
         let lock = lock.unwrap();
-        let mut inner = Inner::new(options, lock).unwrap();
-        fit(&mut inner);
+        let node = fit(Node::new(options, lock).unwrap());
         let cgroups = dir.path().join("cgroup");
         std::fs::create_dir(&cgroups).unwrap();
         std::fs::write(cgroups.join("cgroup.controllers"), "io").unwrap();
-        inner.cgroups = Some(Hierarchy::detect_at(&cgroups).unwrap());
+        let node = node.with_cgroups(Hierarchy::detect_at(&cgroups).unwrap());
         let pool = |name: &str| {
             let at = dir.path().join(name);
             std::fs::create_dir(&at).unwrap();
@@ -92,7 +100,7 @@ impl Bench {
         let (a, b) = (pool("a"), pool("b"));
         prepare(&a, &b);
         let pools: Vec<Arc<dyn Pool>> = vec![a.clone(), b.clone()];
-        let local = Local::begin(Arc::new(inner), pools).await;
+        let local = Local::begin(Arc::new(node), pools).await;
         Self {
             local,
             a,
@@ -118,14 +126,14 @@ impl Bench {
     }
 
     pub(crate) fn entry(&self, id: &Id) -> Option<Entry> {
-        self.local.inner.index.get(id)
+        self.local.node.index().get(id)
     }
 
     /// Change what is known of a volume, as another operation would.
     pub(crate) fn alter(&self, id: &Id, change: impl FnOnce(&mut Entry)) {
         let mut entry = self.entry(id).unwrap();
         change(&mut entry);
-        self.local.inner.index.put(entry);
+        self.local.node.index().put(entry);
     }
 }
 

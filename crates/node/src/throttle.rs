@@ -4,182 +4,181 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use stowage_host::Devno;
 use stowage_host::cgroup::{Hierarchy, IoLimits};
-use stowage_host::{blocking, device};
+use stowage_host::{Devno, blocking, device};
 use stowage_model::error::Context;
 use stowage_model::{Error, Id, Limits, Result};
 
-use crate::attachments::Publication;
-use crate::index::Entry;
-use crate::local::Inner;
+use crate::state::Node;
+use crate::state::attachments::Publication;
+use crate::state::index::Entry;
 
-mod watch;
+pub(crate) mod watch;
 
-pub(crate) use watch::Watch;
+/// The cgroup of the pod a target path belongs to, if the path names one and the pod has its
+/// cgroup already.
+pub(crate) async fn consumer_of(node: &Node, target: &Path) -> Option<PathBuf> {
+    let uid = pod_uid(target)?;
+    pods(node, [uid.to_owned()].into()).await.remove(uid)
+}
 
-impl Inner {
-    /// The cgroup of the pod a target path belongs to, if the path names one and the pod has its
-    /// cgroup already.
-    pub(crate) async fn consumer_of(&self, target: &Path) -> Option<PathBuf> {
-        let uid = pod_uid(target)?;
-        self.pods([uid.to_owned()].into()).await.remove(uid)
-    }
+/// The cgroups of the pods that have one of these volumes and had no cgroup when it was
+/// published, in one walk over all there are.
+pub(crate) async fn pods_of(
+    node: &Node,
+    ids: impl Iterator<Item = &Id>,
+) -> BTreeMap<String, PathBuf> {
+    let targets = ids.flat_map(|id| node.attachments().get(id).targets);
+    let lost = targets.filter(|(_, publication)| publication.cgroup.is_none());
+    let uids = lost.filter_map(|(target, _)| pod_uid(&target).map(str::to_owned));
+    pods(node, uids.collect()).await
+}
 
-    /// The cgroups of the pods that have one of these volumes and had no cgroup when it was
-    /// published, in one walk over all there are.
-    pub(crate) async fn pods_of(
-        &self,
-        ids: impl Iterator<Item = &Id>,
-    ) -> BTreeMap<String, PathBuf> {
-        let targets = ids.flat_map(|id| self.attachments.get(id).targets);
-        let lost = targets.filter(|(_, publication)| publication.cgroup.is_none());
-        let uids = lost.filter_map(|(target, _)| pod_uid(&target).map(str::to_owned));
-        self.pods(uids.collect()).await
-    }
+async fn pods(node: &Node, uids: BTreeSet<String>) -> BTreeMap<String, PathBuf> {
+    let Some(hierarchy) = node.cgroups().cloned().filter(|_| !uids.is_empty()) else {
+        return BTreeMap::new();
+    };
+    blocking(move || {
+        let uids = uids.iter().map(String::as_str).collect();
+        hierarchy.find_pods(&uids).unwrap_or_default()
+    })
+    .await
+}
 
-    async fn pods(&self, uids: BTreeSet<String>) -> BTreeMap<String, PathBuf> {
-        let Some(hierarchy) = self.cgroups.clone().filter(|_| !uids.is_empty()) else {
-            return BTreeMap::new();
-        };
-        blocking(move || {
-            let uids = uids.iter().map(String::as_str).collect();
-            hierarchy.find_pods(&uids).unwrap_or_default()
-        })
-        .await
-    }
-
-    /// Put the volume's limits on one consumer, where there are both.
-    ///
-    /// # Errors
-    /// Internal when the kernel refuses; [`stowage_model::Kind::Precondition`] when the machine
-    /// has no I/O controller.
-    pub(crate) async fn throttle(&self, entry: &Entry, publication: &Publication) -> Result<()> {
-        let limits = entry.record.limits;
-        let Some(cgroup) = publication.cgroup.clone() else {
-            if !limits.is_unlimited() {
-                tracing::warn!(volume.id = %entry.record.id, limits = %limits,
-                    "the consumer's cgroup is not known yet; limits follow when it is");
-            }
-            return Ok(());
-        };
-        let Some(hierarchy) = self.cgroups.clone() else {
-            return match limits.is_unlimited() {
-                true => Ok(()),
-                false => Err(Error::precondition(
-                    "this machine has no cgroup I/O controller, so I/O limits cannot be set; \
-                     enable cgroup v2 with the io controller, or v1 with blkio",
-                )),
-            };
-        };
-        let devices = self.throttled_devices(entry, publication).await?;
-        let id = &entry.record.id;
-        for dev in devices.iter().copied() {
-            let (hierarchy, cgroup) = (hierarchy.clone(), cgroup.clone());
-            blocking(move || set(&hierarchy, &cgroup, dev, limits))
-                .await
-                .or_internal(|| format!("failed to set the I/O limits of {id}"))?;
+/// Put the volume's limits on one consumer, where there are both.
+///
+/// # Errors
+/// Internal when the kernel refuses; [`stowage_model::Kind::Precondition`] when the machine
+/// has no I/O controller.
+pub(crate) async fn throttle(node: &Node, entry: &Entry, publication: &Publication) -> Result<()> {
+    let limits = entry.record.limits;
+    let Some(cgroup) = publication.cgroup.clone() else {
+        if !limits.is_unlimited() {
+            tracing::warn!(volume.id = %entry.record.id, limits = %limits,
+                "the consumer's cgroup is not known yet; limits follow when it is");
         }
-        self.limits.are_set(id, &cgroup, devices);
-        Ok(())
-    }
-
-    /// Put changed limits on every consumer.
-    pub(crate) async fn throttle_all(&self, entry: &Entry) -> Result<()> {
-        for publication in self.attachments.get(&entry.record.id).targets.into_values() {
-            self.throttle(entry, &publication).await?;
-        }
-        Ok(())
-    }
-
-    /// Lift the limits from a consumer that goes: its device number may soon be another's.
-    pub(crate) async fn unthrottle(&self, entry: &Entry, publication: &Publication) {
-        let (Some(hierarchy), Some(cgroup)) = (self.cgroups.clone(), publication.cgroup.clone())
-        else {
-            return;
+        return Ok(());
+    };
+    let Some(hierarchy) = node.cgroups().cloned() else {
+        return match limits.is_unlimited() {
+            true => Ok(()),
+            false => Err(Error::precondition(
+                "this machine has no cgroup I/O controller, so I/O limits cannot be set; \
+                 enable cgroup v2 with the io controller, or v1 with blkio",
+            )),
         };
-        // Another target may be in the same cgroup.
-        let others = self.attachments.get(&entry.record.id).targets;
-        if others
-            .values()
-            .filter(|p| p.cgroup.as_ref() == Some(&cgroup))
-            .count()
-            > 1
-        {
-            return;
-        }
-        self.limits.are_lifted(&entry.record.id, &cgroup);
-        for dev in self
-            .throttled_devices(entry, publication)
+    };
+    let devices = throttled_devices(node, entry, publication).await?;
+    let id = &entry.record.id;
+    for dev in devices.iter().copied() {
+        let (hierarchy, cgroup) = (hierarchy.clone(), cgroup.clone());
+        blocking(move || set(&hierarchy, &cgroup, dev, limits))
             .await
-            .unwrap_or_default()
-        {
-            let (hierarchy, cgroup) = (hierarchy.clone(), cgroup.clone());
-            if let Err(e) = blocking(move || hierarchy.clear(&cgroup, dev)).await {
-                tracing::warn!(volume.id = %entry.record.id, error = %e, "limits not lifted");
-            }
-        }
+            .or_internal(|| format!("failed to set the I/O limits of {id}"))?;
     }
+    node.limits().are_set(id, &cgroup, devices);
+    Ok(())
+}
 
-    /// Lift the limits from every consumer of a volume for a while; [`Inner::limits_again`] ends it,
-    /// at the next start should we die before. The caller holds the volume.
-    pub(crate) async fn lift_limits(&self, entry: &Entry) {
-        let mut unlimited = entry.clone();
-        unlimited.record.limits = Limits::default();
-        if let Err(e) = self.throttle_all(&unlimited).await {
-            tracing::warn!(volume.id = %entry.record.id, error = %e.chain(), "limits not lifted");
-        }
+/// Put changed limits on every consumer.
+pub(crate) async fn throttle_all(node: &Node, entry: &Entry) -> Result<()> {
+    for publication in node
+        .attachments()
+        .get(&entry.record.id)
+        .targets
+        .into_values()
+    {
+        throttle(node, entry, &publication).await?;
     }
+    Ok(())
+}
 
-    /// Set the limits of every consumer of a volume again after a restart, and find the cgroups of
-    /// those that had none when they were published. The caller holds the volume.
-    pub(crate) async fn limits_again(&self, id: &Id) {
-        let pods = self.pods_of(std::iter::once(id)).await;
-        self.limits_again_in(id, &pods).await;
+/// Lift the limits from a consumer that goes: its device number may soon be another's.
+pub(crate) async fn unthrottle(node: &Node, entry: &Entry, publication: &Publication) {
+    let (Some(hierarchy), Some(cgroup)) = (node.cgroups().cloned(), publication.cgroup.clone())
+    else {
+        return;
+    };
+    // Another target may be in the same cgroup.
+    let others = node.attachments().get(&entry.record.id).targets;
+    if others
+        .values()
+        .filter(|p| p.cgroup.as_ref() == Some(&cgroup))
+        .count()
+        > 1
+    {
+        return;
     }
-
-    /// As [`Inner::limits_again`], for one of many volumes of which [`Inner::pods_of`] was asked.
-    pub(crate) async fn limits_again_in(&self, id: &Id, pods: &BTreeMap<String, PathBuf>) {
-        let Some(entry) = self.index.get(id) else {
-            return;
-        };
-        for (target, publication) in self.attachments.get(id).targets {
-            let cgroup = match publication.cgroup.clone() {
-                Some(known) => Some(known),
-                None => pod_uid(&target).and_then(|uid| pods.get(uid).cloned()),
-            };
-            let publication = Publication {
-                cgroup,
-                ..publication
-            };
-            if let Err(e) = self.throttle(&entry, &publication).await {
-                tracing::warn!(volume.id = %id, volume.path = %target.display(),
-                    error = %e.chain(), "limits not set again");
-            }
-        }
-    }
-
-    async fn throttled_devices(
-        &self,
-        entry: &Entry,
-        publication: &Publication,
-    ) -> Result<Vec<Devno>> {
-        let Some(attached) = entry.pool.attached(&entry.record).await? else {
-            return Ok(Vec::new());
-        };
-        let reader = publication.block && publication.read_only;
-        blocking(move || {
-            let failed = || format!("failed to look at {}", attached.path.display());
-            let mut all = vec![device::devno(&attached.path).or_internal(failed)?];
-            if reader {
-                for path in stowage_host::loopdev::readers(&attached.path).or_internal(failed)? {
-                    all.push(device::devno(&path).or_internal(failed)?);
-                }
-            }
-            Ok(all)
-        })
+    node.limits().are_lifted(&entry.record.id, &cgroup);
+    for dev in throttled_devices(node, entry, publication)
         .await
+        .unwrap_or_default()
+    {
+        let (hierarchy, cgroup) = (hierarchy.clone(), cgroup.clone());
+        if let Err(e) = blocking(move || hierarchy.clear(&cgroup, dev)).await {
+            tracing::warn!(volume.id = %entry.record.id, error = %e, "limits not lifted");
+        }
     }
+}
+
+/// Lift the limits from every consumer of a volume for a while; [`limits_again`] ends it,
+/// at the next start should we die before. The caller holds the volume.
+pub(crate) async fn lift_limits(node: &Node, entry: &Entry) {
+    let mut unlimited = entry.clone();
+    unlimited.record.limits = Limits::default();
+    if let Err(e) = throttle_all(node, &unlimited).await {
+        tracing::warn!(volume.id = %entry.record.id, error = %e.chain(), "limits not lifted");
+    }
+}
+
+/// Set the limits of every consumer of a volume again after a restart, and find the cgroups of
+/// those that had none when they were published. The caller holds the volume.
+pub(crate) async fn limits_again(node: &Node, id: &Id) {
+    let pods = pods_of(node, std::iter::once(id)).await;
+    limits_again_in(node, id, &pods).await;
+}
+
+/// As [`limits_again`], for one of many volumes of which [`pods_of`] was asked.
+pub(crate) async fn limits_again_in(node: &Node, id: &Id, pods: &BTreeMap<String, PathBuf>) {
+    let Some(entry) = node.index().get(id) else {
+        return;
+    };
+    for (target, publication) in node.attachments().get(id).targets {
+        let cgroup = match publication.cgroup.clone() {
+            Some(known) => Some(known),
+            None => pod_uid(&target).and_then(|uid| pods.get(uid).cloned()),
+        };
+        let publication = Publication {
+            cgroup,
+            ..publication
+        };
+        if let Err(e) = throttle(node, &entry, &publication).await {
+            tracing::warn!(volume.id = %id, volume.path = %target.display(),
+                error = %e.chain(), "limits not set again");
+        }
+    }
+}
+
+async fn throttled_devices(
+    _node: &Node,
+    entry: &Entry,
+    publication: &Publication,
+) -> Result<Vec<Devno>> {
+    let Some(attached) = entry.pool.attached(&entry.record).await? else {
+        return Ok(Vec::new());
+    };
+    let reader = publication.block && publication.read_only;
+    blocking(move || {
+        let failed = || format!("failed to look at {}", attached.path.display());
+        let mut all = vec![device::devno(&attached.path).or_internal(failed)?];
+        if reader {
+            for path in stowage_host::loopdev::readers(&attached.path).or_internal(failed)? {
+                all.push(device::devno(&path).or_internal(failed)?);
+            }
+        }
+        Ok(all)
+    })
+    .await
 }
 
 fn set(

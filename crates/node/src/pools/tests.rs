@@ -1,5 +1,8 @@
+use crate::config::pool::PoolConfig;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use stowage_host::Runner;
 
 use async_trait::async_trait;
 use stowage_host::{Cmd, CmdError, Output};
@@ -71,7 +74,7 @@ async fn a_pool_in_the_making_on_a_disk_that_hangs_holds_up_neither_upkeep_nor_a
     tokio::time::sleep(Duration::from_secs(60)).await;
     let tended = bench.a.tended.load(Ordering::SeqCst) - before;
     assert!(tended >= 19, "{tended}");
-    let damaged = bench.local.inner.pools_dir().join("damaged.json");
+    let damaged = bench.local.node.pools_dir().join("damaged.json");
     std::fs::remove_file(damaged).unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.local.findings().await.unwrap(), []);
@@ -141,6 +144,6 @@ async fn a_pool_on_a_group_that_is_not_there_is_refused_and_not_kept() {
         assert!(refused.message().contains("typo"), "{refused}");
         assert_ne!(refused.kind(), Kind::Exists, "{refused}");
     }
-    assert!(!bench.local.inner.pools_dir().join("c.json").exists());
+    assert!(!bench.local.node.pools_dir().join("c.json").exists());
     assert_eq!(bench.local.findings().await.unwrap(), []);
 }

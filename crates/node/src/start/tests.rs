@@ -1,6 +1,14 @@
+use crate::config::Options;
+use crate::config::pool::PoolConfig;
+use crate::local::Local;
+use crate::recover::state_dir::look_at_state;
+use crate::state::attachments::Publication;
+use crate::state::journal::{Intent, Journal};
+use crate::state::nesting::Paths;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use stowage_model::volumes::Trouble;
 
 use stowage_model::id::Role;
 use stowage_model::request::{AccessMode, Layout, Placement, Provisioning};
@@ -9,9 +17,6 @@ use stowage_model::{Id, Kind, Name, Publish, VolumeRequest};
 use tokio::time::Instant;
 
 use super::*;
-use crate::attachments::Publication;
-use crate::journal::Intent;
-use crate::nesting;
 use crate::testing::{Bench, wanted};
 
 /// What only informs is told within it.
@@ -137,7 +142,7 @@ async fn damage_in_the_state_directory_is_told_and_over_when_it_is_mended() {
         assert_eq!(found.iter().filter(named).count(), 1, "{path:?}: {found:?}");
         std::fs::remove_file(path).unwrap();
     }
-    bench.local.inner.look_at_state(false).await;
+    look_at_state(&bench.local.node, false).await;
     assert_eq!(bench.local.findings().await.unwrap(), []);
 }
 
@@ -168,7 +173,7 @@ async fn gone_is_not_told(bench: &Bench, what: &str) -> Id {
     refused(local.delete_snapshot(&cut).await.unwrap_err());
     // In use, as is noted.
     let target = bench.cgroups.join("target");
-    let noted = local.inner.attachments.update(&id, {
+    let noted = local.node.attachments().update(&id, {
         let target = target.clone();
         let publication = Publication {
             block: false,
@@ -257,7 +262,7 @@ async fn a_definition_that_was_mended_is_served_without_a_moment_of_doubt() {
     std::fs::write(path.with_extension("seen"), "").unwrap();
     let config = serde_json::json!({"name": "c", "kind": "file", "path": bench.cgroups});
     std::fs::write(&path, config.to_string()).unwrap();
-    bench.local.inner.look_at_state(false).await;
+    look_at_state(&bench.local.node, false).await;
     let id = Id::derive(Role::Volume, &Name::new("in-c").unwrap());
     let refused = bench.local.delete(&id).await.unwrap_err();
     assert!(
@@ -279,7 +284,7 @@ fn slow(path: &Path) -> PathBuf {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    nesting::real(path)
+    crate::state::nesting::real(path)
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,75 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use stowage_host::cgroup::{CgroupError, Hierarchy};
 use stowage_host::{Devno, blocking};
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Id, Limits, PoolName};
-use tokio::time::Instant;
 
-use super::{io_limits, pod_uid};
-use crate::attachments::Publication;
-use crate::index::Entry;
-use crate::local::Inner;
+use crate::state::Node;
+use crate::state::attachments::Publication;
+use crate::state::index::Entry;
+use crate::throttle::{io_limits, pod_uid, throttle};
 
 /// How long a consumer may be without its limits before that is told: kubelet makes a pod's control
 /// group about when it mounts the pod's volumes, and a service that restarts is soon back.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What is known of limits beside what is noted on the disk.
-#[derive(Default)]
-pub(crate) struct Watch(Mutex<Known>);
-
-#[derive(Default)]
-struct Known {
-    /// The devices limited for a volume in a control group.
-    devices: BTreeMap<(Id, PathBuf), Vec<Devno>>,
-    /// Consumers without their limits, by their targets.
-    missing: BTreeMap<(Id, PathBuf), Missing>,
-}
-
-struct Missing {
-    since: Instant,
-    what: String,
-    mend: String,
-}
-
-impl Watch {
-    /// These devices have the limits of this volume in this group.
-    pub(super) fn are_set(&self, id: &Id, cgroup: &Path, devices: Vec<Devno>) {
-        let key = (id.clone(), cgroup.to_owned());
-        self.lock().devices.insert(key, devices);
-    }
-
-    /// They are lifted, or about to be.
-    pub(super) fn are_lifted(&self, id: &Id, cgroup: &Path) {
-        let key = (id.clone(), cgroup.to_owned());
-        self.lock().devices.remove(&key);
-    }
-
-    fn missing(&self, id: &Id, target: &Path, what: String, mend: &str) {
-        let mut known = self.lock();
-        let missing = known
-            .missing
-            .entry((id.clone(), target.to_owned()))
-            .or_insert_with(|| Missing {
-                since: Instant::now(),
-                what: String::new(),
-                mend: String::new(),
-            });
-        if missing.what != what {
-            tracing::warn!(volume.id = %id, volume.path = %target.display(), "{what}");
-        }
-        (missing.what, missing.mend) = (what, mend.to_owned());
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A consumer that is to be limited.
 struct Consumer {
@@ -86,134 +33,127 @@ struct Consumer {
 /// One that is not, and the group of its pod, if that was found.
 type Lacking = Vec<(Consumer, Option<PathBuf>)>;
 
-impl Inner {
-    /// See to it that every consumer of a pool's volumes has its limits.
-    pub(crate) async fn watch_limits(self: &Arc<Self>, pool: &PoolName) {
-        let consumers = self.limited_consumers(pool);
-        let lacking = match self.cgroups.clone() {
-            Some(hierarchy) => blocking(move || lacking(&hierarchy, consumers)).await,
-            None => consumers.into_iter().map(|c| (c, None)).collect(),
-        };
-        for (consumer, cgroup) in lacking {
-            self.limit_again(&consumer, cgroup).await;
-        }
+/// See to it that every consumer of a pool's volumes has its limits.
+pub(crate) async fn watch_limits(node: &Arc<Node>, pool: &PoolName) {
+    let consumers = limited_consumers(node, pool);
+    let lacking = match node.cgroups().cloned() {
+        Some(hierarchy) => blocking(move || lacking(&hierarchy, consumers)).await,
+        None => consumers.into_iter().map(|c| (c, None)).collect(),
+    };
+    for (consumer, cgroup) in lacking {
+        limit_again(node, &consumer, cgroup).await;
     }
+}
 
-    /// All that are to be limited. What was missing to others is forgotten.
-    fn limited_consumers(&self, pool: &PoolName) -> Vec<Consumer> {
-        let mut consumers = Vec::new();
-        let mut known = self.limits.lock();
-        for (id, attachment) in self.attachments.all() {
-            let entry = self.index.get(&id).filter(|e| e.pool.name() == pool);
-            let limits = entry.map(|e| e.record.limits).unwrap_or_default();
-            if limits.is_unlimited() {
-                continue;
-            }
-            for (target, Publication { cgroup, .. }) in attachment.targets {
-                let key = cgroup.clone().map(|cgroup| (id.clone(), cgroup));
-                let devices = key.and_then(|key| known.devices.get(&key).cloned());
-                consumers.push(Consumer {
-                    id: id.clone(),
-                    target,
-                    cgroup,
-                    devices: devices.unwrap_or_default(),
-                    limits,
-                });
-            }
+/// All that are to be limited. What was missing to others is forgotten.
+fn limited_consumers(node: &Node, pool: &PoolName) -> Vec<Consumer> {
+    let mut consumers = Vec::new();
+    for (id, attachment) in node.attachments().all() {
+        let entry = node.index().get(&id).filter(|e| e.pool.name() == pool);
+        let limits = entry.map(|e| e.record.limits).unwrap_or_default();
+        if limits.is_unlimited() {
+            continue;
         }
-        let all: HashSet<(&Id, &Path)> = consumers
-            .iter()
-            .map(|c| (&c.id, c.target.as_path()))
-            .collect();
-        let of_another = |id: &Id| self.index.get(id).is_some_and(|e| e.pool.name() != pool);
-        known
-            .missing
-            .retain(|(id, target), _| all.contains(&(id, target.as_path())) || of_another(id));
-        consumers
-    }
-
-    async fn limit_again(self: &Arc<Self>, consumer: &Consumer, cgroup: Option<PathBuf>) {
-        let Consumer { id, target, .. } = consumer;
-        // Whoever works on the volume may have lifted them on purpose; the next look is soon.
-        let Ok(_held) = self.ops.begin_now(id, "limiting").await else {
-            return;
-        };
-        let Some(entry) = self.index.get(id) else {
-            return;
-        };
-        let Some(mut publication) = self.attachments.get(id).targets.remove(target) else {
-            return;
-        };
-        if cgroup.is_some() && cgroup != publication.cgroup {
-            publication.cgroup = cgroup;
-            let (at, found) = (target.clone(), publication.clone());
-            let noted = self.attachments.update(id, move |a| {
-                if let Some(publication) = a.targets.get_mut(&at) {
-                    *publication = found;
-                }
+        for (target, Publication { cgroup, .. }) in attachment.targets {
+            let devices = cgroup
+                .as_ref()
+                .map(|group| node.limits().devices(&id, group));
+            consumers.push(Consumer {
+                id: id.clone(),
+                target,
+                cgroup,
+                devices: devices.unwrap_or_default(),
+                limits,
             });
-            if let Err(e) = noted.await {
-                tracing::warn!(volume.id = %id, error = %e.chain(), "control group not noted");
-            }
-        }
-        // After a restart of the machine, say: an inline volume whose pod may be back.
-        if !matches!(entry.pool.attached(&entry.record).await, Ok(Some(_))) {
-            return;
-        }
-        let limits = entry.record.limits;
-        let hold = format!(
-            "the limits {limits} of {} do not hold at {}",
-            entry.title(),
-            target.display()
-        );
-        let missing = |why: String, mend: &str| {
-            self.limits
-                .missing(id, target, format!("{hold}: {why}"), mend);
-        };
-        if publication.cgroup.is_none() && self.cgroups.is_some() {
-            return match pod_uid(target) {
-                Some(uid) => missing(
-                    format!("no control group of pod {uid} was found"),
-                    "let the daemon see the host's /sys/fs/cgroup; the limits follow within \
-                     seconds of the group",
-                ),
-                None => missing(
-                    "it was mounted without a control group".to_owned(),
-                    "unmount it, and mount it with --cgroup DIR; or lift the limits",
-                ),
-            };
-        }
-        match self.throttle(&entry, &publication).await {
-            Ok(()) => {
-                tracing::info!(volume.id = %id, volume.path = %target.display(), "limits set again");
-                let key = (id.clone(), target.clone());
-                self.limits.lock().missing.remove(&key);
-            }
-            Err(e) => missing(
-                e.chain(),
-                "they are set again within seconds of the control group being there; unmount \
-                 what nobody uses any more",
-            ),
         }
     }
+    let all: HashSet<(&Id, &Path)> = consumers
+        .iter()
+        .map(|c| (&c.id, c.target.as_path()))
+        .collect();
+    let of_another = |id: &Id| node.index().get(id).is_some_and(|e| e.pool.name() != pool);
+    let keep = |id: &Id, target: &Path| all.contains(&(id, target)) || of_another(id);
+    node.limits().retain_missing(keep);
+    consumers
+}
 
-    /// What is to be told of the consumers of a volume that have been without its limits for long.
-    pub(crate) fn without_limits(&self, volume: &Entry) -> Vec<Finding> {
-        let id = &volume.record.id;
-        let known = self.limits.lock();
-        let of_it = known.missing.range((id.clone(), PathBuf::new())..);
-        let of_it = of_it.take_while(|((of, _), _)| of == id);
-        of_it
-            .filter(|(_, missing)| missing.since.elapsed() >= PATIENCE)
-            .map(|(_, missing)| Finding {
-                severity: Severity::Warning,
-                trouble: Trouble::NotLimited,
-                subject: id.to_string(),
-                what: missing.what.clone(),
-                mend: missing.mend.clone(),
-            })
-            .collect()
+async fn limit_again(node: &Arc<Node>, consumer: &Consumer, cgroup: Option<PathBuf>) {
+    let Consumer { id, target, .. } = consumer;
+    // Whoever works on the volume may have lifted them on purpose; the next look is soon.
+    let Ok(_held) = node.ops().begin_now(id, "limiting").await else {
+        return;
+    };
+    let Some(entry) = node.index().get(id) else {
+        return;
+    };
+    let Some(mut publication) = node.attachments().get(id).targets.remove(target) else {
+        return;
+    };
+    if cgroup.is_some() && cgroup != publication.cgroup {
+        publication.cgroup = cgroup;
+        let (at, found) = (target.clone(), publication.clone());
+        let noted = node.attachments().update(id, move |a| {
+            if let Some(publication) = a.targets.get_mut(&at) {
+                *publication = found;
+            }
+        });
+        if let Err(e) = noted.await {
+            tracing::warn!(volume.id = %id, error = %e.chain(), "control group not noted");
+        }
     }
+    // After a restart of the machine, say: an inline volume whose pod may be back.
+    if !matches!(entry.pool.attached(&entry.record).await, Ok(Some(_))) {
+        return;
+    }
+    let limits = entry.record.limits;
+    let hold = format!(
+        "the limits {limits} of {} do not hold at {}",
+        entry.title(),
+        target.display()
+    );
+    let missing = |why: String, mend: &str| {
+        node.limits()
+            .missing(id, target, format!("{hold}: {why}"), mend);
+    };
+    if publication.cgroup.is_none() && node.cgroups().is_some() {
+        return match pod_uid(target) {
+            Some(uid) => missing(
+                format!("no control group of pod {uid} was found"),
+                "let the daemon see the host's /sys/fs/cgroup; the limits follow within \
+                 seconds of the group",
+            ),
+            None => missing(
+                "it was mounted without a control group".to_owned(),
+                "unmount it, and mount it with --cgroup DIR; or lift the limits",
+            ),
+        };
+    }
+    match throttle(node, &entry, &publication).await {
+        Ok(()) => {
+            tracing::info!(volume.id = %id, volume.path = %target.display(), "limits set again");
+            node.limits().not_missing_any_more(id, target);
+        }
+        Err(e) => missing(
+            e.chain(),
+            "they are set again within seconds of the control group being there; unmount \
+             what nobody uses any more",
+        ),
+    }
+}
+
+/// What is to be told of the consumers of a volume that have been without its limits for long.
+pub(crate) fn without_limits(node: &Node, volume: &Entry) -> Vec<Finding> {
+    let id = &volume.record.id;
+    let missing = node.limits().missing_for(id, PATIENCE).into_iter();
+    missing
+        .map(|(what, mend)| Finding {
+            severity: Severity::Warning,
+            trouble: Trouble::NotLimited,
+            subject: id.to_string(),
+            what,
+            mend,
+        })
+        .collect()
 }
 
 /// Those without their limits; pods are looked for in one walk over all groups.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::state::attachments::Publication;
 use stowage_model::LimitsChange;
 use stowage_model::request::AccessMode;
 use stowage_model::volumes::Volumes;
@@ -9,7 +10,7 @@ use crate::testing::Bench;
 async fn a_consumer_that_stays_without_its_limits_is_told() {
     let bench = Bench::new().await;
     let id = bench.volume("v").await;
-    let inner = &bench.local.inner;
+    let inner = &bench.local.node;
     let uid = "52f1bab4-d39b-4cde-abad-6c5963b47761";
     let pod = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/pv/mount");
     let targets = [PathBuf::from(&pod), PathBuf::from("/mnt/data")];
@@ -23,17 +24,17 @@ async fn a_consumer_that_stays_without_its_limits_is_told() {
     let how = stowage_pool::Attach::Held;
     entry.pool.attach(&entry.record, how).await.unwrap();
     let noted = targets.clone();
-    let hand_out = move |a: &mut crate::attachments::Attachment| {
+    let hand_out = move |a: &mut crate::state::attachments::Attachment| {
         a.targets = noted.map(|target| (target, publication.clone())).into();
     };
-    inner.attachments.update(&id, hand_out).await.unwrap();
+    inner.attachments().update(&id, hand_out).await.unwrap();
     let limit = |value: &str| {
         let mut change = LimitsChange::default();
         change.set("wbps", value).unwrap();
         change
     };
     let told = async || {
-        inner.watch_limits(entry.pool.name()).await;
+        watch_limits(inner, entry.pool.name()).await;
         let found = bench.local.health(&id).await.unwrap();
         found
             .into_iter()

@@ -1,0 +1,108 @@
+//! What is there: every volume and snapshot with its pool. Rebuilt from the pools at start, kept
+//! in step by every operation, never the truth itself.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use stowage_model::{Bytes, Error, Id, PoolName, Record, Result};
+use stowage_pool::{Device, Pool};
+
+/// One volume or snapshot.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) record: Record,
+    pub(crate) size: Bytes,
+    pub(crate) pool: Arc<dyn Pool>,
+    /// mkfs was interrupted on it: it was blank before, so what is there may be overwritten.
+    pub(crate) half_formatted: bool,
+}
+
+impl Entry {
+    pub(crate) fn new(record: Record, size: Bytes, pool: Arc<dyn Pool>) -> Self {
+        Self {
+            record,
+            size,
+            pool,
+            half_formatted: false,
+        }
+    }
+
+    /// Whether the file system is smaller than its device: the volume grew, or was restored into
+    /// a larger one. A file system whose size was never noted (made by a raw volume's consumer)
+    /// is left to its maker, and one that is only read stays as it is.
+    pub(crate) fn outgrown(&self, device: &Device) -> bool {
+        let known = self.record.fs_bytes;
+        !self.record.read_only && known != Bytes(0) && known < device.size
+    }
+
+    /// "volume pvc-1 (v-00…)", for messages.
+    pub(crate) fn title(&self) -> String {
+        let role = if self.record.is_snapshot() {
+            "snapshot"
+        } else {
+            "volume"
+        };
+        format!(
+            "{role} {:?} ({})",
+            self.record.name.to_string(),
+            self.record.id
+        )
+    }
+}
+
+/// Every volume and snapshot by id.
+#[derive(Default)]
+pub(crate) struct Index {
+    entries: RwLock<BTreeMap<Id, Entry>>,
+}
+
+impl Index {
+    pub(crate) fn get(&self, id: &Id) -> Option<Entry> {
+        self.read().get(id).cloned()
+    }
+
+    /// The entry, or the error that it is missing.
+    pub(crate) fn need(&self, id: &Id) -> Result<Entry> {
+        self.get(id).ok_or_else(|| {
+            Error::not_found(format!("there is no volume or snapshot with the id {id}"))
+        })
+    }
+
+    pub(crate) fn put(&self, entry: Entry) {
+        self.write().insert(entry.record.id.clone(), entry);
+    }
+
+    pub(crate) fn remove(&self, id: &Id) {
+        self.write().remove(id);
+    }
+
+    /// Every entry, in the order of ids, for which `keep` holds.
+    pub(crate) fn list(&self, keep: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        self.read().values().filter(|e| keep(e)).cloned().collect()
+    }
+
+    /// How many volumes and snapshots a pool holds.
+    pub(crate) fn count(&self, pool: &PoolName) -> (usize, usize) {
+        let entries = self.read();
+        let here = entries.values().filter(|e| e.pool.name() == pool);
+        let (snapshots, volumes): (Vec<_>, Vec<_>) = here.partition(|e| e.record.is_snapshot());
+        (volumes.len(), snapshots.len())
+    }
+
+    /// Whether a volume shows a snapshot in place. One restored from another pool has the same
+    /// record and bytes of its own.
+    pub(crate) fn in_place(&self, volume: &Entry) -> bool {
+        let record = &volume.record;
+        let source = record.source.as_ref().and_then(|id| self.get(id));
+        let same_pool = source.is_some_and(|source| source.pool.name() == volume.pool.name());
+        same_pool && volume.pool.reads_in_place(record)
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Id, Entry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<Id, Entry>> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,230 @@
+//! Long work and how far it has come: copies and wipes. People see it as progress bars; a source
+//! that is being copied from cannot be removed, and who removes a volume ends the copy into it.
+//!
+//! Little of it runs at a time, since it steals bandwidth from consumers; the rest waits, which
+//! costs no thread. Each way has turns of its own, so that a disk that hangs holds up only what
+//! would need that disk.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use stowage_host::Progress;
+use stowage_model::{Bytes, Id, PoolName};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// Copies at a time from one pool to another: one mostly waits for its disks.
+const COPIES: usize = 2;
+
+/// Wipes at a time in one pool: they only steal bandwidth from each other.
+const WIPES: usize = 1;
+
+/// One piece of long work, as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Job {
+    /// What is done: "copy" or "wipe".
+    pub what: String,
+    /// The volume's id, or the pool's own name of a removed volume.
+    pub subject: String,
+    /// Bytes done.
+    pub done: Bytes,
+    /// Bytes in all.
+    pub total: Bytes,
+}
+
+/// What a piece of long work uses, and so what it takes turns with.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    /// Reading one pool to write another, or the same.
+    Copy { from: PoolName, to: PoolName },
+    /// Wiping what was removed from a pool.
+    Wipe(PoolName),
+}
+
+struct Running {
+    what: &'static str,
+    subject: String,
+    source: Option<Id>,
+    progress: Arc<Progress>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    fn is_copy(&self) -> bool {
+        self.source.is_some()
+    }
+
+    fn stop(&self) {
+        self.progress.stop();
+        self.stop.cancel();
+    }
+}
+
+/// The work under way.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    book: Mutex<Book>,
+    turns: Mutex<BTreeMap<Way, Arc<Semaphore>>>,
+}
+
+#[derive(Default)]
+struct Book {
+    next: u64,
+    running: BTreeMap<u64, Running>,
+    /// Volumes into which nothing is to be copied any more, by how many callers.
+    doomed: BTreeMap<String, usize>,
+    stopped: bool,
+}
+
+/// Ends a job when dropped.
+pub(crate) struct JobGuard {
+    jobs: Arc<Jobs>,
+    key: u64,
+    pub(crate) progress: Arc<Progress>,
+    stop: CancellationToken,
+}
+
+/// While it is held, every copy into a volume is told to stop, also one that begins only now.
+pub(crate) struct Doom {
+    jobs: Arc<Jobs>,
+    subject: String,
+}
+
+impl Jobs {
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Register work on `subject`, reading from `source`.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        what: &'static str,
+        subject: String,
+        source: Option<Id>,
+    ) -> JobGuard {
+        let job = Running {
+            what,
+            subject,
+            source,
+            progress: Arc::new(Progress::new()),
+            stop: CancellationToken::new(),
+        };
+        let mut book = self.lock();
+        if book.stopped || job.is_copy() && book.doomed.contains_key(&job.subject) {
+            job.stop();
+        }
+        book.next += 1;
+        let guard = JobGuard {
+            jobs: Arc::clone(self),
+            key: book.next,
+            progress: Arc::clone(&job.progress),
+            stop: job.stop.clone(),
+        };
+        book.running.insert(guard.key, job);
+        guard
+    }
+
+    /// End every copy into this volume at its next chunk.
+    pub(crate) fn doom(self: &Arc<Self>, id: &Id) -> Doom {
+        let subject = id.to_string();
+        let mut book = self.lock();
+        *book.doomed.entry(subject.clone()).or_default() += 1;
+        let own = |job: &&Running| job.is_copy() && job.subject == subject;
+        book.running.values().filter(own).for_each(Running::stop);
+        Doom {
+            jobs: Arc::clone(self),
+            subject,
+        }
+    }
+
+    fn turns(&self, way: &Way) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_way = turns.entry(way.clone()).or_insert_with(|| {
+            Arc::new(Semaphore::new(match way {
+                Way::Copy { .. } => COPIES,
+                Way::Wipe(_) => WIPES,
+            }))
+        });
+        Arc::clone(of_way)
+    }
+
+    /// Whether something is being copied from this volume or snapshot.
+    pub(crate) fn reads_from(&self, id: &Id) -> bool {
+        let book = self.lock();
+        let mut jobs = book.running.values();
+        jobs.any(|job| job.source.as_ref() == Some(id))
+    }
+
+    /// Whether a job other than the one with this progress reads from there.
+    pub(crate) fn others_read(&self, id: &Id, than: &Arc<Progress>) -> bool {
+        let book = self.lock();
+        let mut jobs = book.running.values();
+        jobs.any(|job| job.source.as_ref() == Some(id) && !Arc::ptr_eq(&job.progress, than))
+    }
+
+    /// Everything under way.
+    pub(crate) fn list(&self) -> Vec<Job> {
+        let book = self.lock();
+        let jobs = book.running.values().map(|job| Job {
+            what: job.what.to_owned(),
+            subject: job.subject.clone(),
+            done: Bytes(job.progress.done.load(Ordering::Relaxed)),
+            total: Bytes(job.progress.total.load(Ordering::Relaxed)),
+        });
+        jobs.collect()
+    }
+
+    /// Whether a copy into this volume is under way, or waits for its turn.
+    pub(crate) fn fills(&self, id: &Id) -> bool {
+        let id = id.as_str();
+        let book = self.lock();
+        let mut copies = book.running.values().filter(|job| job.is_copy());
+        copies.any(|job| job.subject == id)
+    }
+
+    /// Tell everything to stop at the next chunk, also what begins only now.
+    pub(crate) fn stop_all(&self) {
+        let mut book = self.lock();
+        book.stopped = true;
+        book.running.values().for_each(Running::stop);
+    }
+}
+
+impl JobGuard {
+    /// Wait for a turn; none when the job is told to stop before it comes.
+    pub(crate) async fn turn(&self, way: &Way) -> Option<OwnedSemaphorePermit> {
+        let turns = self.jobs.turns(way);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            turn = turns.acquire_owned() => turn.ok(),
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+}
+
+impl Drop for JobGuard {
+    fn drop(&mut self) {
+        self.jobs.lock().running.remove(&self.key);
+    }
+}
+
+impl Drop for Doom {
+    fn drop(&mut self) {
+        let mut book = self.jobs.lock();
+        if let Some(callers) = book.doomed.get_mut(&self.subject) {
+            *callers -= 1;
+            if *callers == 0 {
+                book.doomed.remove(&self.subject);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! Filling a new volume by copying its source's bytes, where the pool has no instant copy: thick
+//! logical volumes, and sources in another pool. A volume being filled is marked so on the disk;
+//! when the copy was cut off, the next create of that name starts it over.
+
+use std::sync::Arc;
+
+use stowage_host::{Progress, failpoint, on_own_thread, reflink};
+use stowage_model::error::Context;
+use stowage_model::record::Content;
+use stowage_model::request::SnapshotGrowth;
+use stowage_model::{Bytes, Error, Id, PoolKind, Record, Result};
+use stowage_pool::{Attach, Device};
+
+use crate::activation::detach;
+use crate::lookup::copyable;
+use crate::records::save;
+use crate::snapshot::cut::{cut, drop_snapshot};
+use crate::state::Node;
+use crate::state::index::Entry;
+use crate::state::jobs::Way;
+
+/// Copy the source of a volume in state [`Content::Filling`] into it. The caller holds the
+/// volume.
+pub(crate) async fn fill(node: &Arc<Node>, new: &Entry) -> Result<()> {
+    let source_id = new.record.source.as_ref().ok_or_else(|| {
+        Error::internal(format!("{} has no source to be filled from", new.title()))
+    })?;
+    let source = node.index().get(source_id).ok_or_else(|| {
+        let gone = format!("the source of {} is gone; delete it", new.title());
+        node.unread().absent(source_id, gone)
+    })?;
+    let job = node.jobs().begin(
+        "copy",
+        new.record.id.to_string(),
+        Some(source.record.id.clone()),
+    );
+    let way = Way::Copy {
+        from: source.pool.name().clone(),
+        to: new.pool.name().clone(),
+    };
+    // Before the source is held or cut: that may take long.
+    let Some(_turn) = job.turn(&way).await else {
+        return Err(ended(node, new));
+    };
+    // A snapshot changes no more, nor does a volume that shows one in place.
+    let copied = if source.record.is_snapshot() || node.index().in_place(&source) {
+        let facts = (source.record.content, source.record.fs_bytes);
+        let copied = copy(node, &source, new, &job.progress).await;
+        copied.map(|()| facts)
+    } else {
+        copy_live(node, &source, new, &job.progress).await
+    };
+    let (content, fs_bytes) = match copied {
+        Err(e) if job.is_stopped() => return Err(ended(node, new).caused_by(e)),
+        copied => copied?,
+    };
+    failpoint::hit("node.fill.copied");
+    let mut filled = new.clone();
+    filled.record.content = content.copied();
+    filled.record.fs_bytes = fs_bytes;
+    save(node, &filled).await
+}
+
+/// Why a copy that was told to stop did.
+fn ended(node: &Node, new: &Entry) -> Error {
+    let title = new.title();
+    match node.stopping().is_cancelled() {
+        true => Error::pending(format!(
+            "the daemon stops before {title} is filled; ask again"
+        )),
+        false => Error::precondition(format!("{title} was deleted while it was being filled")),
+    }
+}
+
+/// Copy a volume that may be in use: through a passing snapshot, or, where its pool cannot
+/// cut one, while it is held and unused.
+async fn copy_live(
+    node: &Arc<Node>,
+    source: &Entry,
+    new: &Entry,
+    progress: &Arc<Progress>,
+) -> Result<(Content, Bytes)> {
+    let held = node.ops().begin(&source.record.id, "cloning").await?;
+    let source = node.index().need(&source.record.id)?;
+    copyable(node, &source)?;
+    let facts = (source.record.content, source.record.fs_bytes);
+    if let Err(no_snapshots) = source.pool.can_snapshot() {
+        if node.attachments().get(&source.record.id).is_empty() {
+            copy(node, &source, new, progress).await?;
+            return Ok(facts);
+        }
+        return Err(no_snapshots);
+    }
+    let passing = passing_snapshot(node, &source, &new.record.id);
+    drop_snapshot(node, &passing).await?;
+    cut(node, &source, &passing.record).await?;
+    drop(held);
+    failpoint::hit("node.fill.cut");
+    let copied = copy(node, &passing, new, progress).await;
+    let dropped = drop_snapshot(node, &passing).await;
+    copied.and(dropped).map(|()| facts)
+}
+
+fn passing_snapshot(_node: &Node, source: &Entry, new: &Id) -> Entry {
+    let id = Id::filling_snapshot(new);
+    let mut record = source.record.snapshot(
+        id,
+        source.record.name.clone(),
+        source.size,
+        jiff::Timestamp::now(),
+    );
+    // Room for a fifth of the source to change while it is being copied, and it still grows.
+    let part = Bytes(source.size.0 / 5) + Bytes::mib(64);
+    record.growth = Some(SnapshotGrowth {
+        initial: part,
+        threshold: 50,
+        step: part,
+    });
+    record.ephemeral = true;
+    Entry::new(record, source.size, Arc::clone(&source.pool))
+}
+
+async fn copy(node: &Node, from: &Entry, to: &Entry, progress: &Arc<Progress>) -> Result<()> {
+    let was_attached = from.pool.attached(&from.record).await?.is_some();
+    // The source is let go with its last reader: another copy may read it as well.
+    let source = from.pool.attach(&from.record, Attach::UntilUnused).await?;
+    let target = to.pool.attach(&to.record, Attach::Held).await?;
+    let copied = copy_bytes(
+        &source,
+        &target,
+        from.size,
+        &to.record,
+        to.pool.kind(),
+        progress,
+    );
+    let copied = copied.await;
+    drop((source, target));
+    // Patiently: whoever looks at new devices may have it open for a moment.
+    let detached = detach(node, to).await;
+    if !was_attached
+        && !node.jobs().others_read(&from.record.id, progress)
+        && let Err(e) = from.pool.detach(&from.record).await
+    {
+        // The copy is whole; whoever removes or attaches the source detaches it again.
+        tracing::warn!(volume.id = %from.record.id, error = %e.chain(), "still attached");
+    }
+    copied.and(detached)
+}
+
+async fn copy_bytes(
+    source: &Device,
+    target: &Device,
+    length: Bytes,
+    record: &Record,
+    kind: PoolKind,
+    progress: &Arc<Progress>,
+) -> Result<()> {
+    // Most of a new file or thin volume reads as zeros at no cost, and zeros written there would
+    // take space; reading a thick logical volume would cost as much as writing it.
+    let sparse = kind == PoolKind::Thin || kind == PoolKind::File;
+    let (from, to) = (source.path.clone(), target.path.clone());
+    let (id, progress) = (record.id.clone(), Arc::clone(progress));
+    on_own_thread(move || reflink::copy_device(&from, &to, length.0, sparse, &progress))
+        .await
+        .or_internal(|| format!("failed to copy into {id}"))
+}
