@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use stowage_model::{PoolKind, PoolName};
-use stowage_node::{EphemeralRules, PoolConfig};
+use stowage_model::pool::{Overprovision, PoolPlace};
+use stowage_model::{PoolConfig, PoolName, Reserve};
+use stowage_node::EphemeralRules;
 
 /// Read when `--config` is not given, if it exists.
 pub(crate) const DEFAULT_PATH: &str = "/etc/stowage/config.toml";
@@ -77,13 +78,11 @@ impl Config {
         let mut config = Self::default();
         config.pool.push(PoolConfig {
             name: PoolName::new("default")?,
-            kind: PoolKind::File,
-            path: Some(config.state_dir.join("pool")),
-            vg: None,
-            thin_pool: None,
-            overprovision: None,
-            reserve: None,
-            wipe: None,
+            reserve: Reserve::default(),
+            place: PoolPlace::File {
+                path: config.state_dir.join("pool"),
+                overprovision: Overprovision::default(),
+            },
         });
         Ok(config)
     }
@@ -106,9 +105,6 @@ impl Config {
                     path.display().to_string()
                 );
             }
-        }
-        for pool in &self.pool {
-            pool.check()?;
         }
         self.ephemeral.check()?;
         self.metrics_address().map(drop)
@@ -278,12 +274,7 @@ mod tests {
         let [pool] = config.pool.as_slice() else {
             panic!("{:?}", config.pool)
         };
-        pool.check().unwrap();
-        assert_eq!(pool.kind, PoolKind::File);
-        assert_eq!(
-            pool.path.as_deref(),
-            Some(Path::new("/var/lib/stowage/pool"))
-        );
+        assert_eq!(pool.path(), Some(Path::new("/var/lib/stowage/pool")));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 pub(crate) mod ephemeral;
-pub(crate) mod pool;
 
 use ephemeral::EphemeralRules;
 

@@ -28,6 +28,7 @@ mod config;
 mod content;
 mod ephemeral;
 mod findings;
+mod kinds;
 mod kubelet;
 mod local;
 mod lookup;
@@ -53,7 +54,6 @@ mod wipe;
 
 pub use config::Options;
 pub use config::ephemeral::EphemeralRules;
-pub use config::pool::{PoolConfig, Wipe};
 pub use local::{Listing, Local};
 pub use publish::direct::MountRequest;
 pub use state::jobs::Job;

@@ -20,7 +20,6 @@ use stowage_model::{
     Bytes, Error, Id, LimitsChange, PoolName, Publish, Result, SnapshotRequest, VolumeRequest,
 };
 
-use crate::config::pool::PoolConfig;
 use crate::ephemeral::publish::publish_ephemeral;
 use crate::findings::{all_findings, findings_of, missing_pools};
 use crate::kubelet::{settled, settled_now};
@@ -43,6 +42,7 @@ use crate::volume::choose::{allowed, placed};
 use crate::volume::create::create_locked;
 use crate::volume::grow::{change_limits, grow_volume};
 use crate::volume::remove::remove_volume;
+use stowage_model::PoolConfig;
 
 /// Volumes on this machine.
 #[derive(Clone)]

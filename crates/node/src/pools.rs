@@ -9,11 +9,12 @@ use stowage_model::error::Context;
 use stowage_model::volumes::PoolStatus;
 use stowage_model::{Error, PoolKind, PoolName, Result};
 
-use crate::config::pool::PoolConfig;
+use crate::kinds;
 use crate::places::place;
 use crate::recover::read::take_in;
 use crate::state::Node;
 use crate::state::definitions::{Disks, forget_group, group_file, remember_seen};
+use stowage_model::PoolConfig;
 
 pub(crate) async fn create_pool(
     node: &Arc<Node>,
@@ -21,7 +22,6 @@ pub(crate) async fn create_pool(
     disks: &[PathBuf],
     force: bool,
 ) -> Result<PoolStatus> {
-    config.check()?;
     node.unread().rule_out_definition(&config.name)?;
     let reserved = node
         .definitions()
@@ -29,14 +29,15 @@ pub(crate) async fn create_pool(
     place(node, &config).await?;
     let _disks = take_disks(node, disks).await?;
     forget_group(&node.pools_dir(), &config.name)?;
-    config.make(node.runner(), disks, force).await?;
-    let pool = config.open(
+    kinds::make(&config, node.runner(), disks, force).await?;
+    let pool = kinds::open(
+        &config,
         node.runner(),
         group_file(&node.pools_dir(), &config.name),
         true,
     )?;
     pool.claim(node.locks()).await?;
-    if config.kind == PoolKind::Lvm && disks.is_empty() {
+    if config.kind() == PoolKind::Lvm && disks.is_empty() {
         // Nothing was made. A group that is not there is a typing mistake rather than a disk that
         // is away, and a pool that cannot be read would hold up others from then on.
         if let Some(problem) = pool.status().await?.problem {

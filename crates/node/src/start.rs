@@ -17,7 +17,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::Options;
-use crate::config::pool::PoolConfig;
 use crate::local::Local;
 use crate::maintain::begin_upkeep;
 use crate::places::lying;
@@ -27,6 +26,7 @@ use crate::recover::tidy::tidy;
 use crate::state::definitions::apart;
 use crate::state::nesting::Paths;
 use crate::state::{Chore, Node};
+use stowage_model::PoolConfig;
 
 /// How long to wait for a previous daemon to end.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -59,7 +59,6 @@ impl Local {
                 let name = &config.name;
                 return Err(Error::invalid(format!("two pools are called {name}")));
             }
-            config.check()?;
             apart(config, &configured[..n])?;
         }
         let state = options.state_dir.clone();

@@ -47,7 +47,8 @@ use crate::vg::watch::Watch;
 use crate::vg::{Vg, names};
 use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Turn};
 
-pub use setup::{Options, Wipe, make};
+pub use setup::{Options, make};
+pub use stowage_model::pool::Wipe;
 
 /// A volume group that holds thick volumes.
 pub struct LvmPool {

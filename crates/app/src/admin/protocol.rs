@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use stowage_model::request::{Layout, Provisioning};
 use stowage_model::volumes::{PoolStatus, Snapshot, Volume};
-use stowage_model::{Bytes, Limits};
-use stowage_node::{Job, PoolConfig};
+use stowage_model::{Bytes, Limits, PoolConfig};
+use stowage_node::Job;
 
 /// The longest request line, in bytes.
 pub(crate) const MAX_REQUEST: usize = 64 << 10;

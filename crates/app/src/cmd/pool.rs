@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use stowage_model::{PoolKind, PoolName};
-use stowage_node::PoolConfig;
+use stowage_model::pool::PoolKeys;
+use stowage_model::{PoolConfig, PoolKind, PoolName};
 
 use super::Caller;
 use crate::admin::protocol::{PoolView, Request};
@@ -31,7 +31,7 @@ pub(crate) fn run(caller: &Caller, command: Pool) -> anyhow::Result<ExitCode> {
 fn create(want: PoolCreate) -> anyhow::Result<Request> {
     let lvm = want.kind != PoolKind::File;
     let default = |given: Option<String>, or: &str| given.or_else(|| Some(or.to_owned()));
-    let pool = PoolConfig {
+    let keys = PoolKeys {
         name: PoolName::new(want.name.clone())?,
         kind: want.kind,
         path: want.path,
@@ -49,7 +49,7 @@ fn create(want: PoolCreate) -> anyhow::Result<Request> {
         wipe: None,
     };
     Ok(Request::PoolCreate {
-        pool,
+        pool: PoolConfig::try_from(keys)?,
         disks: want.disks,
         force: want.force,
     })

@@ -1,8 +1,8 @@
-use crate::config::pool::PoolConfig;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use stowage_host::Runner;
+use stowage_model::PoolConfig;
 
 use async_trait::async_trait;
 use stowage_host::{Cmd, CmdError, Output};

@@ -10,12 +10,13 @@ use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Error, Result};
 use stowage_pool::Pool;
 
-use crate::config::pool::PoolConfig;
+use crate::kinds;
 use crate::places::lying;
 use crate::recover::tidy::tidy_beside;
 use crate::state::Node;
 use crate::state::definitions::{group_file, kept, seen_before, unusable};
 use crate::state::unread::Undefined;
+use stowage_model::PoolConfig;
 
 /// Look at everything in the state directory, and open the pools that are kept there and are
 /// not open yet.
@@ -120,7 +121,8 @@ async fn open_kept(
 
 pub(crate) fn open(node: &Node, config: &PoolConfig) -> Result<Arc<dyn Pool>> {
     let first = !seen_before(&node.pools_dir(), &config.name);
-    let pool = config.open(
+    let pool = kinds::open(
+        config,
         node.runner(),
         group_file(&node.pools_dir(), &config.name),
         first,

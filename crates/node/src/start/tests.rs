@@ -1,5 +1,4 @@
 use crate::config::Options;
-use crate::config::pool::PoolConfig;
 use crate::local::Local;
 use crate::recover::state_dir::look_at_state;
 use crate::state::attachments::Publication;
@@ -8,6 +7,7 @@ use crate::state::nesting::Paths;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use stowage_model::PoolConfig;
 use stowage_model::volumes::Trouble;
 
 use stowage_model::id::Role;

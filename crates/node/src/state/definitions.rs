@@ -11,7 +11,7 @@ use stowage_model::{Error, PoolName, Result};
 
 use super::nesting;
 use super::unread::Undefined;
-use crate::config::pool::PoolConfig;
+use stowage_model::PoolConfig;
 
 /// The definitions kept in `<state>/pools`, and those that cannot be used.
 pub(crate) fn kept(dir: &Path) -> (Vec<PoolConfig>, Vec<Undefined>) {
@@ -28,7 +28,6 @@ pub(crate) fn kept(dir: &Path) -> (Vec<PoolConfig>, Vec<Undefined>) {
         let text = std::fs::read(path).map_err(|e| unusable(path).caused_by(e))?;
         let config: PoolConfig =
             serde_json::from_slice(&text).map_err(|e| unusable(path).caused_by(e))?;
-        config.check().map_err(|e| unusable(path).caused_by(e))?;
         Ok(config)
     };
     let (mut kept, mut undefined) = (Vec::new(), Vec::new());
@@ -117,10 +116,12 @@ pub(crate) fn apart<'a>(
                 new.name
             )));
         }
-        if let Some(place) = new.place()
-            && other.place().as_ref() == Some(&place)
-        {
-            return Err(nesting::one_and_the_same(&other.name, &new.name, place));
+        if new.place.is_same_group(&other.place) {
+            return Err(nesting::one_and_the_same(
+                &other.name,
+                &new.name,
+                &new.place,
+            ));
         }
     }
     Ok(())

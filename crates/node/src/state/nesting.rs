@@ -10,8 +10,6 @@ use std::time::Duration;
 use stowage_host::{blocking, on_own_thread};
 use stowage_model::{Error, PoolName, Result};
 
-use crate::config::pool::PoolConfig;
-
 /// How long a path is waited for before others are served without it.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -84,18 +82,14 @@ impl Paths {
     }
 
     /// Where a file pool lies; none while that does not answer.
-    pub(crate) async fn of(&self, pool: &PoolConfig) -> Option<PathBuf> {
-        let path = pool.path.clone().unwrap_or_default();
-        let answer = self.ask(&path);
+    pub(crate) async fn of(&self, path: &Path) -> Option<PathBuf> {
+        let answer = self.ask(path);
         let waiting = Arc::clone(&answer);
         // For a moment, so that the runtime's threads are not used up by what hangs.
         let real = blocking(move || waiting.within(PATIENCE)).await?;
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked
-            .get(&path)
-            .is_some_and(|now| Arc::ptr_eq(now, &answer))
-        {
-            asked.remove(&path);
+        if asked.get(path).is_some_and(|now| Arc::ptr_eq(now, &answer)) {
+            asked.remove(path);
         }
         Some(real)
     }

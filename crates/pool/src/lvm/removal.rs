@@ -8,11 +8,11 @@ use stowage_model::{Error, Record, Result};
 
 use super::LvmPool;
 use super::reader;
-use super::setup::Wipe;
 use crate::vg::report::State;
 use crate::vg::sort::{self, Sort};
 use crate::vg::{Lv, Report, lvm, names};
 use crate::{Leftover, Removed};
+use stowage_model::pool::Wipe;
 
 impl LvmPool {
     pub(super) async fn take_away(&self, record: &Record) -> Result<Removed> {

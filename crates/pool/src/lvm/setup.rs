@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use stowage_host::Runner;
+use stowage_model::pool::Wipe;
 use stowage_model::{PoolName, Reserve, Result};
 
 use crate::vg::{self, Vg};
@@ -19,20 +20,6 @@ pub struct Options {
     pub wipe: Wipe,
     /// What is promised to nobody; stores of snapshots that are there grow into it.
     pub reserve: Reserve,
-}
-
-/// What happens to the blocks of a removed volume before others get them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Wipe {
-    /// They are overwritten with zeros.
-    #[default]
-    Zero,
-    /// They are discarded, for disks that promise to read zeros then; a disk that cannot discard
-    /// is overwritten.
-    Discard,
-    /// Nothing: a new raw volume may show what an old one held.
-    None,
 }
 
 /// Make the volume group of a pool out of disks; doing it twice is success.
