@@ -2,6 +2,5 @@
 //! JSON lines (progress while it runs, then the outcome).
 
 pub(crate) mod client;
-mod names;
 pub(crate) mod protocol;
 pub(crate) mod server;

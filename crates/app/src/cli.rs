@@ -188,12 +188,19 @@ pub(crate) enum Volume {
         /// as in /proc/PID/cgroup.
         #[arg(long, value_name = "DIR")]
         cgroup: Option<PathBuf>,
+        /// Share the mount: it ends when each holder has unmounted it as often as it mounted it. Any
+        /// word of yours, a job's id say.
+        #[arg(long, value_name = "ID")]
+        holder: Option<String>,
     },
     /// Unmount a volume.
     #[command(visible_alias = "umount")]
     Unmount {
         /// Where it is mounted.
         target: PathBuf,
+        /// The holder that needs a shared mount no longer.
+        #[arg(long, value_name = "ID")]
+        holder: Option<String>,
     },
     /// Delete a volume and what is on it.
     #[command(visible_alias = "rm")]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use serde::de::DeserializeOwned;
-use stowage_node::Job;
+use stowage_model::volumes::Job;
 
 use crate::admin::{client, protocol::Request};
 use crate::cli::{Cli, Command, Output};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
-use stowage_node::Job;
+use stowage_model::volumes::Job;
 
 use crate::cli::Output;
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   params  (StorageClass keys, as typed)  ──parse──▶  request::VolumeRequest  (as meant)
-//!   request ──▶ Volumes / Publish (traits; doors call them, `node` implements them)
+//!   request ──▶ Volumes / Publish / Mounts / Pools (traits; doors call them, `node` implements them)
 //!   record::Record  ◀──codec──▶  LV tags, metadata file   (the truth, kept on the disk)
 //! ```
 //!
@@ -16,6 +16,7 @@ pub mod filesystem;
 pub mod fingerprint;
 pub mod id;
 pub mod limits;
+pub mod mounts;
 pub mod params;
 pub mod pool;
 pub mod publish;
@@ -30,6 +31,7 @@ pub use filesystem::FsType;
 pub use fingerprint::Fingerprint;
 pub use id::{Id, Name, PoolName};
 pub use limits::{Limits, LimitsChange};
+pub use mounts::{Holder, MountRequest, Mounts};
 pub use pool::{PoolConfig, Pools};
 pub use publish::Publish;
 pub use record::Record;

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
+use crate::id::Role;
 use crate::request::{GroupRequest, Layout, Media, Placement, Provisioning, SizeRange};
 use crate::{
-    Bytes, Id, LimitsChange, PoolKind, PoolName, Record, Result, SnapshotRequest, VolumeRequest,
+    Bytes, Error, Id, LimitsChange, PoolKind, PoolName, Record, Result, SnapshotRequest,
+    VolumeRequest,
 };
 
 /// A volume as it is.
@@ -56,11 +58,49 @@ pub struct Group {
     pub members: Vec<Snapshot>,
 }
 
+/// What there is, as far as that is known.
+#[derive(Debug)]
+pub struct Listing<T> {
+    /// In the order of their ids.
+    pub all: Vec<T>,
+    /// What may hold more of them, each with the way out.
+    pub gaps: Vec<Error>,
+}
+
+impl<T> Listing<T> {
+    /// All there is.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Unavailable`] while there may be more.
+    pub fn whole(self) -> Result<Vec<T>> {
+        match self.gaps.into_iter().next() {
+            None => Ok(self.all),
+            Some(gap) => Err(gap),
+        }
+    }
+}
+
+/// One piece of long work, a copy or a wipe.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Job {
+    /// What is done: "copy" or "wipe".
+    pub what: String,
+    /// The volume's id, or the pool's own name of a removed volume.
+    pub subject: String,
+    /// Bytes done.
+    pub done: Bytes,
+    /// Bytes in all.
+    pub total: Bytes,
+}
+
 /// A volume after growth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grown {
     /// Its real size.
     pub size: Bytes,
+    /// It was larger before than its pool would make one of the size that was asked.
+    pub was_larger: bool,
     /// A file system on it has yet to be grown, on the node.
     pub file_system_pending: bool,
 }
@@ -202,18 +242,16 @@ pub trait Volumes: Send + Sync {
     /// [`crate::Kind::NotFound`].
     async fn volume(&self, id: &Id) -> Result<Volume>;
 
-    /// Every volume, in the order of their ids.
-    ///
-    /// # Errors
-    /// [`crate::Kind::Unavailable`] while there may be more.
-    async fn volumes(&self) -> Result<Vec<Volume>>;
+    /// Every volume. Right after the start what is not known yet is waited for, a little.
+    async fn volumes(&self) -> Listing<Volume>;
 
-    /// As [`Volumes::volumes`], those that are known while there may be more: for answers from which
-    /// nobody takes a volume for gone that is not in them.
+    /// The volume or snapshot that a person means by this text: its id, its name with its door
+    /// (`docker/data`), or its bare name while it is the only one of that name.
     ///
     /// # Errors
-    /// None of its own.
-    async fn known_volumes(&self) -> Result<Vec<Volume>>;
+    /// [`crate::Kind::NotFound`]; [`crate::Kind::Invalid`] naming the candidates;
+    /// [`crate::Kind::Precondition`] where another of that name may be what is meant.
+    async fn find(&self, role: Role, text: &str) -> Result<Id>;
 
     /// Cut a snapshot, or find the one this same request cut.
     ///
@@ -234,11 +272,8 @@ pub trait Volumes: Send + Sync {
     /// [`crate::Kind::NotFound`].
     async fn one_snapshot(&self, id: &Id) -> Result<Snapshot>;
 
-    /// Every snapshot, in the order of their ids.
-    ///
-    /// # Errors
-    /// As [`Volumes::volumes`].
-    async fn snapshots(&self) -> Result<Vec<Snapshot>>;
+    /// Every snapshot. Right after the start what is not known yet is waited for, a little.
+    async fn snapshots(&self) -> Listing<Snapshot>;
 
     /// Cut several volumes at one moment: all or none.
     ///
@@ -284,4 +319,7 @@ pub trait Volumes: Send + Sync {
 
     /// What is wrong with the pools and everything in them.
     async fn findings(&self) -> Result<Vec<Finding>>;
+
+    /// Everything that is being copied or wiped.
+    fn jobs(&self) -> Vec<Job>;
 }

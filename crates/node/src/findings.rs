@@ -222,7 +222,7 @@ fn own_findings(node: &Node, entry: &Entry, noted: Attachment, seen: &Seen) -> V
         });
     }
     if found.is_some() {
-        findings.extend(smaller(node, entry, &staging));
+        findings.extend(smaller(entry, &staging));
     }
     match found {
         // Unless it was unstaged meanwhile.

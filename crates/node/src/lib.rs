@@ -34,6 +34,7 @@ mod local;
 mod lookup;
 mod maintain;
 mod mounts;
+mod names;
 mod own_staging;
 mod places;
 mod pools;
@@ -54,6 +55,4 @@ mod wipe;
 
 pub use config::Options;
 pub use config::ephemeral::EphemeralRules;
-pub use local::{Listing, Local};
-pub use publish::direct::MountRequest;
-pub use state::jobs::Job;
+pub use local::Local;

@@ -60,7 +60,7 @@ pub(crate) fn used_at(node: &Node, entry: &Entry) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-async fn device_of(_node: &Node, entry: &Entry) -> Result<Option<stowage_host::Devno>> {
+async fn device_of(entry: &Entry) -> Result<Option<stowage_host::Devno>> {
     let Some(device) = entry.pool.attached(&entry.record).await? else {
         return Ok(None);
     };
@@ -69,8 +69,8 @@ async fn device_of(_node: &Node, entry: &Entry) -> Result<Option<stowage_host::D
         .or_internal(|| format!("failed to look at {}", device.path.display()))
 }
 
-async fn is_ours(node: &Node, entry: &Entry, found: &mount::Mount) -> Result<bool> {
-    if device_of(node, entry).await? == Some(found.dev) {
+async fn is_ours(entry: &Entry, found: &mount::Mount) -> Result<bool> {
+    if device_of(entry).await? == Some(found.dev) {
         return Ok(true);
     }
     // btrfs shows a device number of its own; there the source names the device.
@@ -89,11 +89,11 @@ async fn is_ours(node: &Node, entry: &Entry, found: &mount::Mount) -> Result<boo
 }
 
 /// Whether the volume's own device is mounted at `path`; something else there is an error.
-pub(crate) async fn mounted_here(node: &Node, entry: &Entry, path: &Path) -> Result<bool> {
+pub(crate) async fn mounted_here(entry: &Entry, path: &Path) -> Result<bool> {
     let Some(found) = mount_at(path).await? else {
         return Ok(false);
     };
-    if is_ours(node, entry, &found).await? {
+    if is_ours(entry, &found).await? {
         return Ok(true);
     }
     Err(Error::exists(format!(
@@ -120,7 +120,7 @@ pub(crate) async fn ours_at(
         return Ok(Mounted::of(Some(found), ours));
     };
     if !block {
-        let ours = is_ours(node, entry, &found).await?;
+        let ours = is_ours(entry, &found).await?;
         return Ok(Mounted::of(Some(found), ours));
     }
     let (path, title) = (path.to_owned(), entry.title());
@@ -156,7 +156,7 @@ pub(crate) async fn seen_mounted_in(
     let targets = noted.targets.iter().filter(|(_, p)| !p.block);
     for path in staging.chain(targets.map(|(path, _)| path)) {
         if let Some(found) = mounts.at(path)
-            && is_ours(node, volume, found).await?
+            && is_ours(volume, found).await?
         {
             return Ok(Some(path.clone()));
         }

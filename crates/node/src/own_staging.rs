@@ -27,7 +27,7 @@ pub(crate) fn own_staging(node: &Node, id: &Id) -> Result<PathBuf> {
 }
 
 /// Remove a staging directory of ours; never what is in it, should it still be mounted.
-pub(crate) fn remove_own_staging(_node: &Node, path: &Path) -> Result<()> {
+pub(crate) fn remove_own_staging(path: &Path) -> Result<()> {
     Target::remove(path)
         .map(drop)
         .or_internal(|| format!("failed to remove {}", path.display()))

@@ -38,19 +38,19 @@ fn freeze_note(node: &Node, id: &Id) -> PathBuf {
 }
 
 /// Thaw what is mounted at `path` if this is its last mount: it is about to go.
-pub(crate) async fn thaw_last(node: &Node, entry: &Entry, path: &Path) {
+pub(crate) async fn thaw_last(entry: &Entry, path: &Path) {
     let Ok(Some(found)) = mount_at(path).await else {
         return;
     };
     let mounts = blocking(move || mount::of_device(found.dev)).await;
     if mounts.is_ok_and(|mounts| mounts.len() == 1) {
-        thaw_left(node, entry, path).await;
+        thaw_left(entry, path).await;
     }
 }
 
 /// Thaw what is mounted at `path` if it is frozen. The caller holds the volume, so the freeze is
 /// nobody's who still works on it.
-pub(crate) async fn thaw_left(_node: &Node, entry: &Entry, path: &Path) {
+pub(crate) async fn thaw_left(entry: &Entry, path: &Path) {
     let owned = path.to_owned();
     let thawed = blocking(move || thaw_at(&owned)).await;
     match thawed {

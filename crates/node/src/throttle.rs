@@ -68,7 +68,7 @@ pub(crate) async fn throttle(node: &Node, entry: &Entry, publication: &Publicati
             )),
         };
     };
-    let devices = throttled_devices(node, entry, publication).await?;
+    let devices = throttled_devices(entry, publication).await?;
     let id = &entry.record.id;
     for dev in devices.iter().copied() {
         let (hierarchy, cgroup) = (hierarchy.clone(), cgroup.clone());
@@ -110,7 +110,7 @@ pub(crate) async fn unthrottle(node: &Node, entry: &Entry, publication: &Publica
         return;
     }
     node.limits().are_lifted(&entry.record.id, &cgroup);
-    for dev in throttled_devices(node, entry, publication)
+    for dev in throttled_devices(entry, publication)
         .await
         .unwrap_or_default()
     {
@@ -159,11 +159,7 @@ pub(crate) async fn limits_again_in(node: &Node, id: &Id, pods: &BTreeMap<String
     }
 }
 
-async fn throttled_devices(
-    _node: &Node,
-    entry: &Entry,
-    publication: &Publication,
-) -> Result<Vec<Devno>> {
+async fn throttled_devices(entry: &Entry, publication: &Publication) -> Result<Vec<Devno>> {
     let Some(attached) = entry.pool.attached(&entry.record).await? else {
         return Ok(Vec::new());
     };

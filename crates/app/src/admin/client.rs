@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 use serde::de::DeserializeOwned;
-use stowage_node::Job;
+use stowage_model::volumes::Job;
 
 use super::protocol::{Answer, Request};
 use crate::print;

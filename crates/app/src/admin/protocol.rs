@@ -5,9 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use stowage_model::request::{Layout, Provisioning};
-use stowage_model::volumes::{PoolStatus, Snapshot, Volume};
+use stowage_model::volumes::{Job, PoolStatus, Snapshot, Volume};
 use stowage_model::{Bytes, Limits, PoolConfig};
-use stowage_node::Job;
 
 /// The longest request line, in bytes.
 pub(crate) const MAX_REQUEST: usize = 64 << 10;
@@ -46,10 +45,14 @@ pub(crate) enum Request {
         options: Vec<String>,
         read_only: bool,
         cgroup: Option<PathBuf>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<String>,
     },
     VolumeUnmount {
         name: Option<String>,
         target: PathBuf,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<String>,
     },
     VolumeDelete {
         name: String,
@@ -122,6 +125,18 @@ pub(crate) struct VolumeView {
     pub(crate) read_only: bool,
     pub(crate) ephemeral: bool,
     pub(crate) used_at: Vec<PathBuf>,
+    /// Who holds mounts that are shared; told of one volume, not in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) holders: Vec<Held>,
+}
+
+/// One who holds a mount.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Held {
+    pub(crate) target: PathBuf,
+    pub(crate) holder: String,
+    pub(crate) times: u32,
 }
 
 impl From<&Volume> for VolumeView {
@@ -150,6 +165,7 @@ impl From<&Volume> for VolumeView {
             read_only: record.read_only,
             ephemeral: record.ephemeral,
             used_at: volume.used_at.clone(),
+            holders: Vec::new(),
         }
     }
 }

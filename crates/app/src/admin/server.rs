@@ -7,25 +7,32 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 use stowage_host::Repeat;
+use stowage_model::id::Role;
 use stowage_model::params::{ClassParams, Map, Origin, SnapshotParams};
 use stowage_model::request::{SizeRange, Source, Usage};
 use stowage_model::{
-    Bytes, Error, FsType, Id, LimitsChange, Name, PoolName, Result, SnapshotRequest, VolumeRequest,
-    Volumes,
+    Bytes, Error, FsType, Holder, Id, LimitsChange, MountRequest, Mounts, Name, PoolName, Pools,
+    Result, SnapshotRequest, VolumeRequest, Volumes,
 };
-use stowage_node::{Local, MountRequest};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use super::names;
-use super::protocol::{Answer, MAX_REQUEST, Request, SnapshotView, VolumeCreate, VolumeView};
+use super::protocol::{Answer, Held, MAX_REQUEST, Request, SnapshotView, VolumeCreate, VolumeView};
 
 /// How often progress is told.
 const TICK: Duration = Duration::from_millis(200);
 
+/// What the node does for people: traits, and nothing behind them.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) volumes: Arc<dyn Volumes>,
+    pub(crate) mounts: Arc<dyn Mounts>,
+    pub(crate) pools: Arc<dyn Pools>,
+}
+
 /// Serve until told to stop.
-pub(crate) async fn serve(listener: UnixListener, local: Local, stop: CancellationToken) {
+pub(crate) async fn serve(listener: UnixListener, node: Node, stop: CancellationToken) {
     let mut repeat = Repeat::default();
     loop {
         let accepted = tokio::select! {
@@ -34,9 +41,9 @@ pub(crate) async fn serve(listener: UnixListener, local: Local, stop: Cancellati
         };
         match accepted {
             Ok((stream, _)) => {
-                let local = local.clone();
+                let node = node.clone();
                 tokio::spawn(async move {
-                    if let Err(e) = answer(stream, local).await {
+                    if let Err(e) = answer(stream, node).await {
                         tracing::debug!(error = format!("{e:#}"), "admin connection ended");
                     }
                 });
@@ -51,7 +58,7 @@ pub(crate) async fn serve(listener: UnixListener, local: Local, stop: Cancellati
     }
 }
 
-async fn answer(stream: UnixStream, local: Local) -> anyhow::Result<()> {
+async fn answer(stream: UnixStream, node: Node) -> anyhow::Result<()> {
     let root = stream
         .peer_cred()
         .context("failed to ask who connects")?
@@ -76,13 +83,12 @@ async fn answer(stream: UnixStream, local: Local) -> anyhow::Result<()> {
     } else {
         match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
-                let local = Arc::new(local);
-                let mut work = Box::pin(carry_out(&local, request, &mut gaps));
+                let mut work = Box::pin(carry_out(&node, request, &mut gaps));
                 loop {
                     tokio::select! {
                         outcome = &mut work => break outcome,
                         () = tokio::time::sleep(TICK) => {
-                            send(&mut write, &Answer::Progress(local.jobs())).await?;
+                            send(&mut write, &Answer::Progress(node.volumes.jobs())).await?;
                         }
                     }
                 }
@@ -132,49 +138,49 @@ fn value(of: impl Serialize) -> Result<String> {
 }
 
 /// `gaps` gets what may hold more than is listed.
-async fn carry_out(local: &Local, request: Request, gaps: &mut Vec<Error>) -> Result<String> {
+async fn carry_out(node: &Node, request: Request, gaps: &mut Vec<Error>) -> Result<String> {
     match request {
-        Request::PoolList => value(local.pools().await?),
+        Request::PoolList => value(node.volumes.pools().await?),
         Request::PoolCreate { pool, disks, force } => {
-            value(local.create_pool(pool, &disks, force).await?)
+            value(node.pools.create_pool(pool, &disks, force).await?)
         }
         Request::PoolExtend { name, disks, force } => value(
-            local
+            node.pools
                 .extend_pool(&PoolName::new(name)?, &disks, force)
                 .await?,
         ),
         Request::VolumeCreate(want) => {
-            let request = volume_request(local, want).await?;
-            value(VolumeView::from(&local.create(request).await?))
+            let request = volume_request(node, want).await?;
+            value(VolumeView::from(&node.volumes.create(request).await?))
         }
         Request::VolumeList => {
-            let known = local.list_volumes().await;
+            let known = node.volumes.volumes().await;
             gaps.extend(known.gaps);
             value(known.all.iter().map(VolumeView::from).collect::<Vec<_>>())
         }
         Request::VolumeShow { name } => {
-            let id = names::volume(local, &name).await?;
-            value(show(local, &id).await?)
+            let id = volume_called(node, &name).await?;
+            value(show(node, &id).await?)
         }
         Request::VolumeGrow { name, size } => {
-            let id = names::volume(local, &name).await?;
+            let id = volume_called(node, &name).await?;
+            let grown = node.volumes.grow(&id, SizeRange::new(size, None)?).await?;
             // An orchestrator is told that its volume is large enough; a person who wanted it
             // smaller must hear that it is not.
-            if local.exceeds(&id, size).await? {
+            if grown.was_larger {
                 return Err(Error::out_of_range(format!(
                     "volume {name:?} is {} already and volumes never shrink; name a larger size, \
                      or copy what is on it to a smaller volume",
-                    local.volume(&id).await?.size
+                    grown.size
                 )));
             }
-            local.grow(&id, SizeRange::new(size, None)?).await?;
-            local.expand_if_mounted(&id).await?;
-            value(show(local, &id).await?)
+            node.mounts.expand_mounted(&id).await?;
+            value(show(node, &id).await?)
         }
         Request::VolumeLimit { name, limits } => {
             let change = LimitsChange::from_map(&limits.into_iter().collect())?;
-            let id = names::volume(local, &name).await?;
-            value(VolumeView::from(&local.modify(&id, change).await?))
+            let id = volume_called(node, &name).await?;
+            value(VolumeView::from(&node.volumes.modify(&id, change).await?))
         }
         Request::VolumeMount {
             name,
@@ -182,8 +188,9 @@ async fn carry_out(local: &Local, request: Request, gaps: &mut Vec<Error>) -> Re
             options,
             read_only,
             cgroup,
+            holder,
         } => {
-            let id = names::volume(local, &name).await?;
+            let id = volume_called(node, &name).await?;
             let target = absolute(&target)?;
             let want = MountRequest {
                 id: id.clone(),
@@ -191,15 +198,21 @@ async fn carry_out(local: &Local, request: Request, gaps: &mut Vec<Error>) -> Re
                 flags: options,
                 read_only,
                 cgroup,
+                holder: holder.map(Holder::new).transpose()?,
             };
-            local.mount(want).await?;
-            value(show(local, &id).await?)
+            node.mounts.mount(want).await?;
+            value(show(node, &id).await?)
         }
-        Request::VolumeUnmount { name, target } => {
+        Request::VolumeUnmount {
+            name,
+            target,
+            holder,
+        } => {
+            let holder = holder.map(Holder::new).transpose()?;
             let target = absolute(&target)?;
             let id = match name {
-                Some(name) => names::volume(local, &name).await?,
-                None => local.volume_at(&target).ok_or_else(|| {
+                Some(name) => volume_called(node, &name).await?,
+                None => node.mounts.volume_at(&target).await.ok_or_else(|| {
                     Error::not_found(format!(
                         "no volume is mounted at {}; give the path at which it is mounted, which \
                          `stowage volume list` shows as USED AT",
@@ -207,12 +220,12 @@ async fn carry_out(local: &Local, request: Request, gaps: &mut Vec<Error>) -> Re
                     ))
                 })?,
             };
-            local.unmount(&id, &target).await?;
-            value(show(local, &id).await?)
+            node.mounts.unmount(&id, &target, holder.as_ref()).await?;
+            value(show(node, &id).await?)
         }
         Request::VolumeDelete { name } => {
-            let id = names::volume(local, &name).await?;
-            local.delete(&id).await.and_then(value)
+            let id = volume_called(node, &name).await?;
+            node.volumes.delete(&id).await.and_then(value)
         }
         Request::SnapshotCreate {
             volume,
@@ -223,28 +236,45 @@ async fn carry_out(local: &Local, request: Request, gaps: &mut Vec<Error>) -> Re
             let class = SnapshotParams::parse(&parameters.into_iter().collect())?;
             let want = SnapshotRequest {
                 name: Name::new(name)?,
-                source: names::volume(local, &volume).await?,
+                source: volume_called(node, &volume).await?,
                 read_only: read_only || class.read_only,
                 growth: class.growth,
             };
-            value(SnapshotView::from(&local.snapshot(want).await?))
+            value(SnapshotView::from(&node.volumes.snapshot(want).await?))
         }
         Request::SnapshotList => {
-            let known = local.list_snapshots().await;
+            let known = node.volumes.snapshots().await;
             gaps.extend(known.gaps);
             value(known.all.iter().map(SnapshotView::from).collect::<Vec<_>>())
         }
         Request::SnapshotDelete { name } => {
-            let id = names::snapshot(local, &name).await?;
-            local.delete_snapshot(&id).await.and_then(value)
+            let id = snapshot_called(node, &name).await?;
+            node.volumes.delete_snapshot(&id).await.and_then(value)
         }
-        Request::Jobs => value(local.jobs()),
-        Request::Doctor => value(local.findings().await?),
+        Request::Jobs => value(node.volumes.jobs()),
+        Request::Doctor => value(node.volumes.findings().await?),
     }
 }
 
-async fn show(local: &Local, id: &Id) -> Result<VolumeView> {
-    Ok(VolumeView::from(&local.volume(id).await?))
+async fn volume_called(node: &Node, text: &str) -> Result<Id> {
+    node.volumes.find(Role::Volume, text).await
+}
+
+async fn snapshot_called(node: &Node, text: &str) -> Result<Id> {
+    node.volumes.find(Role::Snapshot, text).await
+}
+
+async fn show(node: &Node, id: &Id) -> Result<VolumeView> {
+    let mut view = VolumeView::from(&node.volumes.volume(id).await?);
+    for mounted in node.mounts.mounted(id).await? {
+        view.holders
+            .extend(mounted.holders.into_iter().map(|(holder, times)| Held {
+                target: mounted.target.clone(),
+                holder: holder.into(),
+                times,
+            }));
+    }
+    Ok(view)
 }
 
 fn absolute(path: &Path) -> Result<std::path::PathBuf> {
@@ -257,12 +287,12 @@ fn absolute(path: &Path) -> Result<std::path::PathBuf> {
     )))
 }
 
-async fn volume_request(local: &Local, want: VolumeCreate) -> Result<VolumeRequest> {
+async fn volume_request(node: &Node, want: VolumeCreate) -> Result<VolumeRequest> {
     let parameters: Map = want.parameters.into_iter().collect();
     let class = ClassParams::parse(&parameters, &Map::new(), Origin::Class)?;
     let source = match (&want.from_snapshot, &want.from_volume) {
-        (Some(name), None) => Some(Source::Snapshot(names::snapshot(local, name).await?)),
-        (None, Some(name)) => Some(Source::Volume(names::volume(local, name).await?)),
+        (Some(name), None) => Some(Source::Snapshot(snapshot_called(node, name).await?)),
+        (None, Some(name)) => Some(Source::Volume(volume_called(node, name).await?)),
         (None, None) => None,
         _ => {
             return Err(Error::invalid(
@@ -272,7 +302,7 @@ async fn volume_request(local: &Local, want: VolumeCreate) -> Result<VolumeReque
     };
     let usage = match &source {
         // A copy is used as its source was.
-        Some(source) => source_usage(local, source).await?,
+        Some(source) => source_usage(node, source).await?,
         None if want.block => Usage {
             mount: None,
             block: true,
@@ -309,10 +339,10 @@ async fn volume_request(local: &Local, want: VolumeCreate) -> Result<VolumeReque
     })
 }
 
-async fn source_usage(local: &Local, source: &Source) -> Result<Usage> {
+async fn source_usage(node: &Node, source: &Source) -> Result<Usage> {
     Ok(match source {
-        Source::Volume(id) => local.volume(id).await?.record.usage,
-        Source::Snapshot(id) => local.one_snapshot(id).await?.record.usage,
+        Source::Volume(id) => node.volumes.volume(id).await?.record.usage,
+        Source::Snapshot(id) => node.volumes.one_snapshot(id).await?.record.usage,
     })
 }
 

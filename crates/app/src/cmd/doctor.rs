@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
-use stowage_node::Job;
+use stowage_model::volumes::Job;
 
 use super::Caller;
 use crate::admin::protocol::Request;

@@ -67,10 +67,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(node = %csi.node_id, csi = %config.csi_socket.display(),
         admin = %config.admin_socket.display(), pools = config.pool.len(), "serving");
     let admin = {
-        let (local, stop) = (local.clone(), stop.clone());
+        let (stop, local) = (stop.clone(), Arc::new(local.clone()));
+        let node = admin::server::Node {
+            volumes: local.clone(),
+            mounts: local.clone(),
+            pools: local,
+        };
         tokio::spawn(async move {
             if let Some(listener) = unless(&stop, admin_socket.listener()).await {
-                admin::server::serve(listener, local, stop).await;
+                admin::server::serve(listener, node, stop).await;
             }
         })
     };

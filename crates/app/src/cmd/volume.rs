@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use stowage_model::Limits;
 use stowage_model::limits::KEYS;
-use stowage_node::Job;
+use stowage_model::volumes::Job;
 
 use super::Caller;
-use crate::admin::protocol::{Request, VolumeCreate, VolumeView, shown};
+use crate::admin::protocol::{Held, Request, VolumeCreate, VolumeView, shown};
 use crate::cli::{self, Output, Volume};
 use crate::print::{self, Table};
 
@@ -31,6 +31,7 @@ pub(crate) fn run(caller: &Caller, command: Volume) -> anyhow::Result<ExitCode> 
             options,
             read_only,
             cgroup,
+            holder,
         } => {
             let target = absolute(&target)?;
             Request::VolumeMount {
@@ -39,11 +40,13 @@ pub(crate) fn run(caller: &Caller, command: Volume) -> anyhow::Result<ExitCode> 
                 options,
                 read_only,
                 cgroup,
+                holder,
             }
         }
-        Volume::Unmount { target } => Request::VolumeUnmount {
+        Volume::Unmount { target, holder } => Request::VolumeUnmount {
             name: None,
             target: absolute(&target)?,
+            holder,
         },
         Volume::Clone {
             source,
@@ -130,6 +133,20 @@ fn create(want: cli::VolumeCreate) -> anyhow::Result<VolumeCreate> {
     })
 }
 
+/// A path with those who hold the mount there: `/mnt (a, b x2)`.
+fn used_at(volume: &VolumeView, path: &Path) -> String {
+    let here = volume.holders.iter().filter(|held| held.target == path);
+    let held = |held: &Held| match held.times {
+        1 => held.holder.clone(),
+        times => format!("{} x{times}", held.holder),
+    };
+    let holders: Vec<String> = here.map(held).collect();
+    match holders.is_empty() {
+        true => path.display().to_string(),
+        false => format!("{} ({})", path.display(), holders.join(", ")),
+    }
+}
+
 /// A shell's relative path means something here, not in the daemon.
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("failed to make sense of {}", path.display()))
@@ -141,11 +158,7 @@ fn show(caller: &Caller, volumes: &[VolumeView]) -> anyhow::Result<ExitCode> {
             "NAME", "SIZE", "KIND", "POOL", "STATE", "LIMITS", "AGE", "USED AT", "ID",
         ]);
         for volume in volumes {
-            let used: Vec<String> = volume
-                .used_at
-                .iter()
-                .map(|p| p.display().to_string())
-                .collect();
+            let used: Vec<String> = volume.used_at.iter().map(|p| used_at(volume, p)).collect();
             table.row([
                 shown(volume.door.as_deref(), &volume.name),
                 volume.size.to_string(),

@@ -41,6 +41,10 @@ pub fn common() -> Vec<Scenario> {
         first_mount(),
         mount(),
         unmount(),
+        hold(),
+        hold_beside(),
+        let_go(),
+        let_go_last(),
         block_publish(),
         block_unpublish(),
         twin_publish(),
@@ -462,6 +466,112 @@ fn unmount() -> Scenario {
         |p| {
             assert!(!p.path(".m").exists(), "the target goes with the mount");
             assert_eq!(p.single("volume", "")["used-at"], json!([]));
+            p.intact("", false);
+        },
+        |p| p.delete(""),
+    )
+}
+
+/// Mount for this holder, at the path of [`Place::mount`].
+fn held(p: &Place<'_>, holder: &str) -> Outcome {
+    let (name, at) = (p.name(""), p.text(".m"));
+    p.ask(&["volume", "mount", &name, &at, "--holder", holder])
+}
+
+fn given_back(p: &Place<'_>, holder: &str) -> Outcome {
+    gone(p.ask(&["volume", "unmount", &p.text(".m"), "--holder", holder]))
+}
+
+/// How many times this holder holds the mount.
+fn times(p: &Place<'_>, holder: &str) -> u64 {
+    let shown = p.ok(&["volume", "show", &p.name("")]);
+    let holders = shown["holders"].as_array().cloned().unwrap_or_default();
+    let own = holders.iter().filter(|held| held["holder"] == holder);
+    own.map(|held| held["times"].as_u64().expect("a number"))
+        .sum()
+}
+
+/// The first of those who share a mount.
+fn hold() -> Scenario {
+    again(
+        "hold",
+        |p| p.laid_down("", "ext4", SIZE),
+        |p| held(p, "a"),
+        |p| {
+            p.intact("", true);
+            // Of a call that was not answered nobody knows whether it counts.
+            let times = times(p, "a");
+            assert!((1..=2).contains(&times), "{times}");
+            for _ in 0..times {
+                assert_eq!(p.mounts(&p.path(".m")), 1);
+                given_back(p, "a").expect("given back");
+            }
+            assert_eq!(p.mounts(&p.path(".m")), 0);
+        },
+        |p| p.delete(""),
+    )
+}
+
+/// Another one at a mount that is held.
+fn hold_beside() -> Scenario {
+    again(
+        "hold-beside",
+        |p| {
+            p.laid_down("", "ext4", SIZE);
+            held(p, "a").expect("held");
+        },
+        |p| held(p, "b"),
+        |p| {
+            assert_eq!(times(p, "a"), 1);
+            given_back(p, "a").expect("given back");
+            p.intact("", true);
+            for _ in 0..times(p, "b") {
+                assert_eq!(p.mounts(&p.path(".m")), 1);
+                given_back(p, "b").expect("given back");
+            }
+            assert_eq!(p.mounts(&p.path(".m")), 0);
+        },
+        |p| p.delete(""),
+    )
+}
+
+/// One of two gives the mount back.
+fn let_go() -> Scenario {
+    Scenario {
+        between: |p| p.write("", "between"),
+        ..again(
+            "let-go",
+            |p| {
+                p.laid_down("", "ext4", SIZE);
+                held(p, "a").expect("held");
+                held(p, "b").expect("held");
+            },
+            |p| given_back(p, "a"),
+            |p| {
+                assert_eq!((times(p, "a"), times(p, "b")), (0, 1));
+                p.intact("", true);
+            },
+            |p| {
+                given_back(p, "b").expect("given back");
+                assert_eq!(p.mounts(&p.path(".m")), 0);
+                p.delete("");
+            },
+        )
+    }
+}
+
+/// The last one does, and the mount ends.
+fn let_go_last() -> Scenario {
+    again(
+        "let-go-last",
+        |p| {
+            p.laid_down("", "ext4", SIZE);
+            held(p, "a").expect("held");
+        },
+        |p| given_back(p, "a"),
+        |p| {
+            assert_eq!(times(p, "a"), 0);
+            assert!(!p.path(".m").exists(), "the target goes with the mount");
             p.intact("", false);
         },
         |p| p.delete(""),

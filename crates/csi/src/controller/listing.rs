@@ -27,7 +27,7 @@ pub(super) async fn volumes(
     request: ListVolumesRequest,
 ) -> Result<ListVolumesResponse> {
     let page = Page::new(request.max_entries, &request.starting_token, Role::Volume)?;
-    let mut all = door.volumes.volumes().await?;
+    let mut all = door.volumes.volumes().await.whole()?;
     all.retain(listed);
     let (entries, next_token) = page.cut(all, |v| &v.record.id);
     Ok(ListVolumesResponse {
@@ -50,7 +50,7 @@ pub(super) async fn health(
 ) -> Result<ControllerListVolumeHealthResponse> {
     fields::map("secrets", &request.secrets)?;
     let page = Page::new(request.max_entries, &request.starting_token, Role::Volume)?;
-    let mut all = door.volumes.known_volumes().await?;
+    let mut all = door.volumes.volumes().await.all;
     all.retain(|v| listed(v) && page.reaches(&v.record.id));
     let ids: Vec<Id> = all.into_iter().map(|v| v.record.id).collect();
     let mut found = door.volumes.health_of_all(&ids).await?;

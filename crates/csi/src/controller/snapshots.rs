@@ -140,7 +140,7 @@ pub(super) async fn list(
 /// The snapshots that may match: one that is asked for is told though others are not known.
 async fn candidates(door: &Door, id: &str) -> Result<Vec<Snapshot>> {
     if id.is_empty() {
-        return door.volumes.snapshots().await;
+        return door.volumes.snapshots().await.whole();
     }
     let Ok(id) = fields::snapshot_id(id) else {
         return Ok(Vec::new());

@@ -10,9 +10,11 @@ use stowage_model::record::{Content, Membership};
 use stowage_model::request::{
     GroupRequest, Layout, Media, Placement, Provisioning, SizeRange, Source,
 };
-use stowage_model::volumes::{Capacity, Finding, Group, Grown, PoolStatus, Snapshot, Volume};
+use stowage_model::volumes::{
+    Capacity, Finding, Group, Grown, Job, Listing, PoolStatus, Snapshot, Volume,
+};
 use stowage_model::{
-    Bytes, Error, Id, LimitsChange, PoolKind, PoolName, Record, Result, SnapshotRequest,
+    Bytes, Error, Id, LimitsChange, Name, PoolKind, PoolName, Record, Result, SnapshotRequest,
     VolumeRequest, Volumes,
 };
 
@@ -65,6 +67,20 @@ impl Fake {
             Some(error) => Err(error),
             None => Ok(state),
         }
+    }
+}
+
+fn listing<T>(
+    state: Result<MutexGuard<'_, State>>,
+    all: impl FnOnce(&State) -> Vec<T>,
+) -> Listing<T> {
+    let (all, gap) = match state {
+        Ok(state) => (all(&state), state.whole().err()),
+        Err(e) => (Vec::new(), Some(e)),
+    };
+    Listing {
+        all,
+        gaps: gap.into_iter().collect(),
     }
 }
 
@@ -180,6 +196,7 @@ impl Volumes for Fake {
         volume.size = volume.size.max(size.required);
         Ok(Grown {
             size: volume.size,
+            was_larger: false,
             file_system_pending: volume.record.usage.mount.is_some(),
         })
     }
@@ -197,14 +214,14 @@ impl Volumes for Fake {
         self.begin()?.volume(id).cloned()
     }
 
-    async fn volumes(&self) -> Result<Vec<Volume>> {
-        let state = self.begin()?;
-        state.whole()?;
-        Ok(state.volumes.values().cloned().collect())
+    async fn volumes(&self) -> Listing<Volume> {
+        listing(self.begin(), |state| {
+            state.volumes.values().cloned().collect()
+        })
     }
 
-    async fn known_volumes(&self) -> Result<Vec<Volume>> {
-        Ok(self.begin()?.volumes.values().cloned().collect())
+    async fn find(&self, role: Role, text: &str) -> Result<Id> {
+        Ok(Id::derive(role, &Name::new(text)?))
     }
 
     async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot> {
@@ -231,10 +248,10 @@ impl Volumes for Fake {
         found.ok_or_else(|| state.absent(id))
     }
 
-    async fn snapshots(&self) -> Result<Vec<Snapshot>> {
-        let state = self.begin()?;
-        state.whole()?;
-        Ok(state.snapshots.values().cloned().collect())
+    async fn snapshots(&self) -> Listing<Snapshot> {
+        listing(self.begin(), |state| {
+            state.snapshots.values().cloned().collect()
+        })
     }
 
     async fn snapshot_group(&self, want: GroupRequest) -> Result<Group> {
@@ -353,6 +370,10 @@ impl Volumes for Fake {
 
     async fn findings(&self) -> Result<Vec<Finding>> {
         Ok(self.begin()?.findings.clone())
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        Vec::new()
     }
 }
 

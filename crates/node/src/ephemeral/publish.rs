@@ -51,6 +51,7 @@ pub(crate) async fn publish_ephemeral(node: &Arc<Node>, want: EphemeralRequest) 
             read_only: want.read_only,
             mode,
             cgroup: None,
+            holders: Default::default(),
         };
         let target = want.target.clone();
         node.attachments()

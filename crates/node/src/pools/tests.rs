@@ -3,6 +3,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use stowage_host::Runner;
 use stowage_model::PoolConfig;
+use stowage_model::Pools;
 
 use async_trait::async_trait;
 use stowage_host::{Cmd, CmdError, Output};

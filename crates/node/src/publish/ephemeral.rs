@@ -27,5 +27,5 @@ pub(crate) async fn end_ephemeral_locked(node: &Arc<Node>, entry: &Entry) -> Res
     unstage_locked(node, id, &staging).await?;
     failpoint::hit("node.ephemeral.unstaged");
     remove_locked(node, id).await?;
-    remove_own_staging(node, &staging)
+    remove_own_staging(&staging)
 }

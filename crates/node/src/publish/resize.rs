@@ -106,7 +106,7 @@ pub(crate) async fn grow_mounted(
 }
 
 /// What there is to say of a mounted file system that is smaller than its volume.
-pub(crate) fn smaller(_node: &Node, entry: &Entry, staging: &Staging) -> Option<Finding> {
+pub(crate) fn smaller(entry: &Entry, staging: &Staging) -> Option<Finding> {
     let record = &entry.record;
     let smaller = record.fs_bytes != Bytes(0) && record.fs_bytes < entry.size;
     let fs = record.content.file_system()?;

@@ -25,13 +25,18 @@ use crate::thaw::{thaw_left, unwedge};
 
 pub(crate) async fn stage(node: &Arc<Node>, want: StageRequest) -> Result<()> {
     let _held = node.ops().begin(&want.id, "staging").await?;
+    stage_locked(node, want).await
+}
+
+/// As [`stage`], for a caller that holds the volume.
+pub(crate) async fn stage_locked(node: &Arc<Node>, want: StageRequest) -> Result<()> {
     let entry = need_volume(node, &want.id)?;
     filled(node, &entry)?;
     let before = node.attachments().get(&want.id).staging;
     let plan = Plan::new(&entry, &want);
     if let Some(before) = &before
         && plan.as_ref().map(|p| &p.staging).ok() != Some(before)
-        && (before.block || mounted_here(node, &entry, &before.path).await?)
+        && (before.block || mounted_here(&entry, &before.path).await?)
     {
         let other = Error::exists(format!(
             "{} is staged at {} in another way; unstage it there first",
@@ -58,10 +63,7 @@ pub(crate) async fn stage(node: &Arc<Node>, want: StageRequest) -> Result<()> {
         None => stage_block(node, entry.clone(), plan.staging.mode).await,
         Some(fs) => stage_mount(node, entry.clone(), fs, &plan.staging).await,
     };
-    if staged.is_err()
-        && before.is_none()
-        && !mounted_here(node, &entry, path).await.unwrap_or(false)
-    {
+    if staged.is_err() && before.is_none() && !mounted_here(&entry, path).await.unwrap_or(false) {
         // As if it had never been asked; the pool lets go of an unmounted device by itself.
         node.attachments()
             .update(&want.id, |a| a.staging = None)
@@ -83,7 +85,7 @@ async fn stage_block(node: &Arc<Node>, mut entry: Entry, mode: AccessMode) -> Re
 }
 
 async fn stage_mount(node: &Arc<Node>, entry: Entry, fs: FsType, staging: &Staging) -> Result<()> {
-    if mounted_here(node, &entry, &staging.path).await? {
+    if mounted_here(&entry, &staging.path).await? {
         return catch_up(node, entry, fs, staging).await;
     }
     let target = open_staging(&staging.path).await?;
@@ -129,7 +131,7 @@ async fn bring_up(
     failpoint::hit("node.stage.recorded");
     mount(node, entry, fs, device, target, staging).await?;
     failpoint::hit("node.stage.mounted");
-    thaw_left(node, entry, &staging.path).await;
+    thaw_left(entry, &staging.path).await;
     entry.pool.refill(&entry.record).await?;
     let Err(e) = grow_outgrown(node, entry, fs, device, staging).await else {
         return Ok(());

@@ -70,7 +70,7 @@ pub(crate) async fn expand(
         }
         // Not through a target, which may be read-only where the volume is not.
         let mounted_at = match staging {
-            Some(staging) if mounted_here(node, &entry, &staging.path).await? => staging.path,
+            Some(staging) if mounted_here(&entry, &staging.path).await? => staging.path,
             _ => path.to_owned(),
         };
         let mut entry = entry;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use stowage_host::path::{TargetError, TargetKind};
 use stowage_host::{Target, blocking, device, failpoint, loopdev, mount};
 use stowage_model::error::Context;
+use stowage_model::mounts::Holders;
 use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
-use stowage_model::{Error, Result};
+use stowage_model::{Error, Holder, Result};
 
 use crate::lookup::need_volume;
 use crate::mounts::{Mounted, bad_path, mount_at, mounted_here, ours_at};
 use crate::publish::plan::Plan;
-use crate::publish::unmount::take_back;
+use crate::publish::unmount::{release, take_back};
 use crate::state::Node;
 use crate::state::attachments::{Attachment, Of, Publication};
 use crate::state::index::Entry;
@@ -23,10 +24,21 @@ const TARGET_MODE: u32 = 0o750;
 
 pub(crate) async fn publish(node: &Arc<Node>, want: PublishRequest) -> Result<()> {
     let _held = node.ops().begin(&want.id, "publishing").await?;
+    publish_locked(node, want, None).await
+}
+
+/// As [`publish`], for a caller that holds the volume. A holder is counted with the publication.
+pub(crate) async fn publish_locked(
+    node: &Arc<Node>,
+    want: PublishRequest,
+    holder: Option<Holder>,
+) -> Result<()> {
     let entry = need_volume(node, &want.id)?;
     let before = node.attachments().get(&want.id);
-    let publication = check(&entry, &before, &want)?;
-    let known = before.targets.contains_key(&want.target);
+    let known = before.targets.get(&want.target);
+    let mut publication = check(&entry, &before, &want)?;
+    publication.holders = with_another(&entry, known, &want.target, holder.as_ref())?;
+    let known = known.is_some();
     if !known {
         vet_target(node, Some(&entry), &want.target, publication.block).await?;
     }
@@ -50,26 +62,51 @@ pub(crate) async fn publish(node: &Arc<Node>, want: PublishRequest) -> Result<()
         .await?;
     failpoint::hit("node.publish.noted");
     let published = async {
-        bind(node, &entry, &want, &publication).await?;
+        bind(&entry, &want, &publication).await?;
         failpoint::hit("node.publish.bound");
         throttle(node, &entry, &publication).await
     };
     let published = published.await;
-    if published.is_err() && !known {
-        undo_publication(node, &entry, &want.target).await;
+    if published.is_err() {
+        if !known {
+            undo_publication(node, &entry, &want.target).await;
+        } else if let Some(holder) = holder {
+            release(node, &want.id, &want.target, &holder).await?;
+        }
     }
     published
 }
 
-async fn bind(
-    node: &Node,
+/// The holders of a publication with one hold more.
+fn with_another(
     entry: &Entry,
-    want: &PublishRequest,
-    publication: &Publication,
-) -> Result<()> {
+    known: Option<&Publication>,
+    target: &Path,
+    holder: Option<&Holder>,
+) -> Result<Holders> {
+    let mut holders = known.map(|p| p.holders.clone()).unwrap_or_default();
+    let how = match holder {
+        Some(_) if known.is_some() && holders.is_empty() => "without a holder",
+        None if !holders.is_empty() => "by holders",
+        _ => {
+            if let Some(holder) = holder {
+                let times = holders.entry(holder.clone()).or_default();
+                *times = times.saturating_add(1);
+            }
+            return Ok(holders);
+        }
+    };
+    Err(Error::exists(format!(
+        "{} is mounted at {} {how}; use another path, or unmount it there first",
+        entry.title(),
+        target.display()
+    )))
+}
+
+async fn bind(entry: &Entry, want: &PublishRequest, publication: &Publication) -> Result<()> {
     let path = want.target.clone();
     if publication.block {
-        let source = block_source(node, entry, publication.read_only).await?;
+        let source = block_source(entry, publication.read_only).await?;
         return blocking(move || {
             let target =
                 Target::create_file(&path).map_err(|e| bad_path("target path", &path, e))?;
@@ -86,10 +123,10 @@ async fn bind(
         })
         .await;
     }
-    if mounted_here(node, entry, &path).await? {
+    if mounted_here(entry, &path).await? {
         return Ok(());
     }
-    if !mounted_here(node, entry, &want.staging).await? {
+    if !mounted_here(entry, &want.staging).await? {
         return Err(Error::precondition(format!(
             "{} is not mounted at its staging directory {}; stage it again",
             entry.title(),
@@ -109,7 +146,7 @@ async fn bind(
 
 /// The device node to bind: the volume's own, or for a reader a read-only loop device over
 /// it, since a read-only mount of a device node does not keep anybody from writing to it.
-async fn block_source(_node: &Node, entry: &Entry, read_only: bool) -> Result<PathBuf> {
+async fn block_source(entry: &Entry, read_only: bool) -> Result<PathBuf> {
     let attached = entry.pool.attached(&entry.record).await?.ok_or_else(|| {
         Error::precondition(format!("{} is not attached; stage it again", entry.title()))
     })?;
@@ -254,10 +291,12 @@ fn check(entry: &Entry, before: &Attachment, want: &PublishRequest) -> Result<Pu
             || staging.mode == AccessMode::ReaderOnly,
         mode: want.mode,
         cgroup: None,
+        holders: Holders::new(),
     };
     if let Some(same) = known {
         let same = Publication {
             cgroup: None,
+            holders: Holders::new(),
             ..same.clone()
         };
         if same != publication {

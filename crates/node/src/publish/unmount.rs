@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use stowage_host::{Target, blocking, failpoint, loopdev, mount};
 use stowage_model::error::Context;
-use stowage_model::{Error, Id, Result};
+use stowage_model::{Error, Holder, Id, Result};
 
 use crate::mounts::{Mounted, bad_path, mount_at, ours_at};
 use crate::state::Node;
@@ -48,7 +48,7 @@ pub(crate) async fn unmount_ours(
             Mounted::Ours => {}
         }
         if !block {
-            thaw_last(node, entry, path).await;
+            thaw_last(entry, path).await;
         }
         let owned = path.to_owned();
         blocking(move || mount::unmount(&owned))
@@ -61,6 +61,24 @@ pub(crate) async fn unmount_ours(
                 e => Error::internal(format!("failed to unmount {}", path.display())).caused_by(e),
             })?;
     }
+}
+
+/// End one hold of a publication that others hold as well.
+pub(crate) async fn release(node: &Node, id: &Id, target: &Path, holder: &Holder) -> Result<()> {
+    let (target, holder) = (target.to_owned(), holder.clone());
+    node.attachments()
+        .update(id, move |a| {
+            let Some(publication) = a.targets.get_mut(&target) else {
+                return;
+            };
+            if let Some(times) = publication.holders.get_mut(&holder) {
+                *times -= 1;
+                if *times == 0 {
+                    publication.holders.remove(&holder);
+                }
+            }
+        })
+        .await
 }
 
 /// Undo a publication: unmount, lift the limits, remove the target, forget it.

@@ -30,7 +30,7 @@ pub(crate) async fn unstage_locked(node: &Arc<Node>, id: &Id, staging: &Path) ->
     }
     let known = attachment.staging.filter(|s| s.path == staging);
     let block = known.as_ref().is_some_and(|s| s.block);
-    let ours = !block && mounted_here(node, &entry, staging).await.unwrap_or(false);
+    let ours = !block && mounted_here(&entry, staging).await.unwrap_or(false);
     if known.is_none() && !ours {
         // Never staged here: nothing to undo.
         return Ok(());

@@ -73,7 +73,7 @@ pub(crate) async fn load(node: &Arc<Node>, pool: &Arc<dyn Pool>, scan: Scan) -> 
             node.ops().leave_to(&id, node.locks(), lock.clone());
             // Nothing is ended in it meanwhile; what cannot wait is its place in the index.
             if node.index().get(&id).is_none() {
-                node.index().put(as_noted(node, entry, &intents));
+                node.index().put(as_noted(entry, &intents));
             }
             continue;
         }
@@ -129,7 +129,7 @@ async fn left_in(node: &Node, pool: &Arc<dyn Pool>) -> BTreeMap<String, String> 
 }
 
 /// An entry with what is noted of it, for one in which nothing can be ended now.
-fn as_noted(_node: &Node, mut entry: Entry, intents: &BTreeMap<Id, Intent>) -> Entry {
+fn as_noted(mut entry: Entry, intents: &BTreeMap<Id, Intent>) -> Entry {
     match noted_of(&entry, intents) {
         Some(Intent::Format | Intent::Mkfs { .. }) => entry.half_formatted = true,
         Some(Intent::Record { pairs, .. }) => {

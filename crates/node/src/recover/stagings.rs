@@ -38,7 +38,7 @@ pub(crate) async fn unused_stagings(node: &Arc<Node>) {
             }
             Err(_) => (false, None),
         };
-        if !used && let Err(e) = remove_own_staging(node, path) {
+        if !used && let Err(e) = remove_own_staging(path) {
             tracing::warn!(volume.path = %path.display(), error = %e.chain(),
                 "unused staging directory not removed");
         }

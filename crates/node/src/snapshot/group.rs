@@ -127,7 +127,7 @@ async fn cut_all(node: &Arc<Node>, id: &Id, cuts: &[(Entry, Record)]) -> Result<
         entry.1.push(source.record.clone());
     }
     let held = hold_writers(node, &sources).await?;
-    let (made, cut) = cut_held(node, cuts, &self_freezing, &held).await;
+    let (made, cut) = cut_held(cuts, &self_freezing, &held).await;
     let let_go = let_writers_go(node, held).await;
     let result = match cut.and(let_go) {
         // From here on a start leaves them alone.
@@ -157,7 +157,6 @@ async fn cut_all(node: &Arc<Node>, id: &Id, cuts: &[(Entry, Record)]) -> Result<
 /// Cut every member while the writers of all are held. Answers those that were made, in any
 /// case.
 async fn cut_held<'a>(
-    _node: &Node,
     cuts: &'a [(Entry, Record)],
     self_freezing: &ByPool,
     held: &Held,

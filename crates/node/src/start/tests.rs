@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use stowage_model::PoolConfig;
+use stowage_model::Pools;
 use stowage_model::volumes::Trouble;
 
 use stowage_model::id::Role;
@@ -180,6 +181,7 @@ async fn gone_is_not_told(bench: &Bench, what: &str) -> Id {
             read_only: false,
             mode: AccessMode::SingleNodeWriter,
             cgroup: None,
+            holders: Default::default(),
         };
         move |a| drop(a.targets.insert(target, publication))
     });

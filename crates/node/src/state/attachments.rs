@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use stowage_host::{FsError, blocking, durable};
 use stowage_model::error::Context;
+use stowage_model::mounts::{Holder, Holders};
 use stowage_model::request::{Access, AccessMode};
 use stowage_model::{Id, PoolName, Result};
 
@@ -99,6 +100,22 @@ pub(crate) struct Publication {
     pub(crate) mode: AccessMode,
     /// The consumer's cgroup, once known.
     pub(crate) cgroup: Option<PathBuf>,
+    /// Who holds it; nobody where it is not shared.
+    #[serde(default, skip_serializing_if = "Holders::is_empty")]
+    pub(crate) holders: Holders,
+}
+
+impl Publication {
+    /// Whether it is as `before`, but for holds that have ended.
+    fn is_at_most(&self, before: &Self) -> bool {
+        let mut holders = self.holders.iter();
+        let counted = |holder: &Holder| before.holders.get(holder).copied().unwrap_or_default();
+        holders.all(|(holder, times)| *times <= counted(holder))
+            && Self {
+                holders: before.holders.clone(),
+                ..self.clone()
+            } == *before
+    }
 }
 
 /// Which volume of its name is meant.
@@ -158,7 +175,8 @@ impl Attachment {
         let staged = self.staging.is_none() || self.staging == before.staging;
         let mut targets = self.targets.iter();
         staged
-            && targets.all(|(path, publication)| before.targets.get(path) == Some(publication))
+            && targets
+                .all(|(path, now)| before.targets.get(path).is_some_and(|p| now.is_at_most(p)))
             && (before.ephemeral || !self.ephemeral)
     }
 
@@ -177,7 +195,9 @@ impl Attachment {
                 let unmounted = |(path, p): (&PathBuf, &Publication)| {
                     (path.clone(), Unmounted::of(&staging, p))
                 };
-                self.unmounted.extend(targets.iter().map(unmounted));
+                // Whoever holds one mounts it again by itself.
+                let by_a_person = targets.iter().filter(|(_, p)| p.holders.is_empty());
+                self.unmounted.extend(by_a_person.map(unmounted));
             }
             self.left.extend(targets.into_keys());
             self.left.retain(|path| path.symlink_metadata().is_ok());
@@ -439,6 +459,7 @@ mod tests {
             read_only: true,
             mode: AccessMode::SingleNodeMultiWriter,
             cgroup: None,
+            holders: Holders::new(),
         };
         a.targets.insert("/t".into(), publication.clone());
         a.targets.insert("/dev/null".into(), publication);

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stowage_host::Progress;
+use stowage_model::volumes::Job;
 use stowage_model::{Bytes, Id, PoolName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -19,20 +20,6 @@ const COPIES: usize = 2;
 
 /// Wipes at a time in one pool: they only steal bandwidth from each other.
 const WIPES: usize = 1;
-
-/// One piece of long work, as people see it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Job {
-    /// What is done: "copy" or "wipe".
-    pub what: String,
-    /// The volume's id, or the pool's own name of a removed volume.
-    pub subject: String,
-    /// Bytes done.
-    pub done: Bytes,
-    /// Bytes in all.
-    pub total: Bytes,
-}
 
 /// What a piece of long work uses, and so what it takes turns with.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

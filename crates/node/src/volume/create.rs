@@ -28,6 +28,16 @@ use crate::volume::populate::fill;
 /// The size of a volume whose caller named none.
 const DEFAULT_SIZE: Bytes = Bytes::gib(1);
 
+/// Make the volume `id`, or find the one this same request made.
+pub(crate) async fn create_volume(
+    node: &Arc<Node>,
+    id: Id,
+    want: &VolumeRequest,
+) -> Result<Volume> {
+    let _held = node.ops().begin(&id, "creation").await?;
+    create_locked(node, id, want, None).await
+}
+
 /// Make the volume `id`, or find the one this same request made; `inline` for one that lives and
 /// dies with its consumer, whose author these rules are for. The caller holds the volume.
 pub(crate) async fn create_locked(

@@ -17,6 +17,7 @@ pub(crate) async fn grow_volume(node: &Arc<Node>, id: &Id, size: SizeRange) -> R
     let mut entry = need_volume(node, id)?;
     let file_system_pending = entry.record.usage.mount.is_some();
     if entry.size >= size.required {
+        let rounded = entry.pool.rounded(&entry.record, size.required).await?;
         return match size.limit {
             Some(limit) if limit < entry.size => Err(Error::out_of_range(format!(
                 "{} is {} already, above the limit {limit}; volumes cannot shrink",
@@ -25,6 +26,7 @@ pub(crate) async fn grow_volume(node: &Arc<Node>, id: &Id, size: SizeRange) -> R
             ))),
             _ => Ok(Grown {
                 size: entry.size,
+                was_larger: entry.size > rounded,
                 file_system_pending,
             }),
         };
@@ -51,6 +53,7 @@ pub(crate) async fn grow_volume(node: &Arc<Node>, id: &Id, size: SizeRange) -> R
     node.index().put(entry.clone());
     Ok(Grown {
         size: entry.size,
+        was_larger: false,
         file_system_pending,
     })
 }

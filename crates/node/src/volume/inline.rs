@@ -35,7 +35,7 @@ pub(crate) async fn for_inline(
     if pools.is_empty() && !asked.is_empty() {
         return Err(rules.not_there(&format!("the pool(s) {}", asked.join(", "))));
     }
-    let looked = join_all(pools.iter().map(|pool| most_inline(node, rules, pool))).await;
+    let looked = join_all(pools.iter().map(|pool| most_inline(rules, pool))).await;
     let mut refusal = None;
     let mut fit = Vec::new();
     for (pool, most) in pools.into_iter().zip(looked) {
@@ -62,13 +62,13 @@ pub(crate) async fn take_share(
     id: &Id,
     size: Bytes,
 ) -> Result<Share> {
-    let most = most_inline(node, rules, pool).await.unwrap_or_default();
+    let most = most_inline(rules, pool).await.unwrap_or_default();
     let fits = |making: &_| fits_beside(node, making, pool, &most, size);
     node.making().take(id, pool.name(), size, fits)
 }
 
 /// What inline volumes in a pool may be, if the pool answers.
-async fn most_inline(_node: &Node, rules: &EphemeralRules, pool: &Arc<dyn Pool>) -> Option<Most> {
+async fn most_inline(rules: &EphemeralRules, pool: &Arc<dyn Pool>) -> Option<Most> {
     let total = answer(pool, pool.status()).await?.ok()?.total;
     Some(Most {
         bytes: Bytes(total.0 / 100 * u64::from(rules.max_share)),

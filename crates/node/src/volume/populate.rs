@@ -91,7 +91,7 @@ async fn copy_live(
         }
         return Err(no_snapshots);
     }
-    let passing = passing_snapshot(node, &source, &new.record.id);
+    let passing = passing_snapshot(&source, &new.record.id);
     drop_snapshot(node, &passing).await?;
     cut(node, &source, &passing.record).await?;
     drop(held);
@@ -101,7 +101,7 @@ async fn copy_live(
     copied.and(dropped).map(|()| facts)
 }
 
-fn passing_snapshot(_node: &Node, source: &Entry, new: &Id) -> Entry {
+fn passing_snapshot(source: &Entry, new: &Id) -> Entry {
     let id = Id::filling_snapshot(new);
     let mut record = source.record.snapshot(
         id,

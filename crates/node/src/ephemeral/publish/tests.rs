@@ -87,7 +87,7 @@ async fn the_author_of_a_pod_has_size_file_system_pool_and_limits_and_no_more() 
     }
     let large = request(|v| v.size = SizeRange::at_least(Bytes::gib(65)));
     refused(&bench, large, Kind::OutOfRange, "max-size").await;
-    assert_eq!(bench.local.volumes().await.unwrap().len(), 1);
+    assert_eq!(bench.local.volumes().await.whole().unwrap().len(), 1);
     let off = EphemeralRules {
         enabled: false,
         ..rules
@@ -268,6 +268,7 @@ async fn an_inline_volume_whose_removal_was_cut_off_is_removed_at_the_next_start
         read_only: false,
         mode: AccessMode::SingleNodeWriter,
         cgroup: None,
+        holders: Default::default(),
     };
     let published = {
         let target = target.clone();
@@ -308,6 +309,7 @@ async fn note_as_abandoned(notes: &Attachments, state: &std::path::Path, id: &Id
             read_only: false,
             mode,
             cgroup: None,
+            holders: Default::default(),
         };
         a.ephemeral = true;
         a.ground = Ground::of(&target);

@@ -90,6 +90,7 @@ async fn hand_out(bench: &Bench, id: &Id, target: &str, cgroup: Option<&str>) {
         read_only: false,
         mode: AccessMode::SingleNodeWriter,
         cgroup: cgroup.map(Into::into),
+        holders: Default::default(),
     };
     let (target, attachments) = (target.into(), &bench.local.node.attachments());
     let noted = attachments.update(id, |a| drop(a.targets.insert(target, publication)));
@@ -135,7 +136,7 @@ async fn deleting_a_volume_ends_the_copy_into_it_waiting_or_running() {
     wait_for("two copies to begin", || begun() == super::COPIES).await;
     let pending = bench.local.delete_snapshot(&snapshot).await.unwrap_err();
     assert_eq!(pending.kind(), Kind::Pending, "{pending}");
-    for copy in bench.local.volumes().await.unwrap() {
+    for copy in bench.local.volumes().await.whole().unwrap() {
         if copy.pool.as_str() == "b" {
             let gone = tokio::time::timeout(SOON, bench.local.delete(&copy.record.id)).await;
             gone.expect("in time").unwrap();

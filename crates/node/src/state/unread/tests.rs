@@ -118,23 +118,23 @@ async fn while_a_pool_is_unread_no_call_says_that_something_is_gone() {
     }
     // Lists that lack something would say so, too.
     let (volumes, snapshots) = (local.volumes().await, local.snapshots().await);
-    for e in [volumes.unwrap_err(), snapshots.unwrap_err()] {
+    for e in [volumes.whole().unwrap_err(), snapshots.whole().unwrap_err()] {
         assert_eq!(e.kind(), Kind::Unavailable);
         assert!(e.message().contains("the pool b"), "{e}");
     }
     // What is known is served and told.
     assert_eq!(local.volume(&known).await.unwrap().record.id, known);
     assert_eq!(local.one_snapshot(&cut).await.unwrap().record.id, cut);
-    let listed = local.list_volumes().await;
+    let listed = local.volumes().await;
     assert!(listed.all.iter().any(|v| v.record.id == known));
-    let listed = (listed.gaps, local.list_snapshots().await);
+    let listed = (listed.gaps, local.snapshots().await);
     assert_eq!(listed.1.all.len(), 1);
     for gaps in [listed.0, listed.1.gaps] {
         assert_eq!(gaps.len(), 1, "{gaps:?}");
         assert!(gaps[0].message().contains("the pool b"), "{gaps:?}");
     }
     unread.is_read(&b);
-    assert_eq!(local.snapshots().await.unwrap().len(), 1);
+    assert_eq!(local.snapshots().await.whole().unwrap().len(), 1);
     for (what, kind) in every_call(&bench).await {
         assert_eq!(kind, Kind::NotFound, "{what}");
     }
@@ -149,7 +149,7 @@ async fn what_has_an_unreadable_record_is_told_by_its_id_and_missing_in_no_list(
     let told = bench.local.volume(&id).await.unwrap_err();
     assert_eq!(told.kind(), Kind::Unavailable);
     assert!(told.message().contains("torn"), "{told}");
-    let told = bench.local.volumes().await.unwrap_err();
+    let told = bench.local.volumes().await.whole().unwrap_err();
     assert!(told.message().contains(id.as_str()), "{told}");
     // Another that is not there is not there.
     let other = Id::derive(Role::Volume, &name("other"));

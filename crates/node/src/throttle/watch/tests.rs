@@ -19,6 +19,7 @@ async fn a_consumer_that_stays_without_its_limits_is_told() {
         read_only: false,
         mode: AccessMode::SingleNodeMultiWriter,
         cgroup: None,
+        holders: Default::default(),
     };
     let entry = bench.entry(&id).unwrap();
     let how = stowage_pool::Attach::Held;

@@ -128,7 +128,7 @@ async fn a_snapshot_that_overflowed_is_told_and_the_next_of_its_name_is_another(
     let bench = Bench::new().await;
     let source = bench.volume("v").await;
     let snapshot = bench.snapshot(&source, "s").await;
-    let lost = async || bench.local.snapshots().await.unwrap()[0].lost;
+    let lost = async || bench.local.snapshots().await.whole().unwrap()[0].lost;
     assert!(!lost().await);
     let finding = Finding {
         severity: Severity::Error,
@@ -166,7 +166,7 @@ async fn a_copy_taken_up_again_whose_source_is_gone_leaves_no_volume() {
     let gone = bench.local.create(want).await.unwrap_err();
     assert_eq!(gone.kind(), Kind::NotFound, "{gone}");
     assert!(bench.b.written.lock().unwrap().is_empty());
-    assert_eq!(bench.local.volumes().await.unwrap().len(), 1);
+    assert_eq!(bench.local.volumes().await.whole().unwrap().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,7 +308,7 @@ async fn a_name_given_at_another_door_is_another_volume() {
         other.record
     );
     bench.local.delete(&other.record.id).await.unwrap();
-    let left = bench.local.volumes().await.unwrap();
+    let left = bench.local.volumes().await.whole().unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].record, own.record);
 }

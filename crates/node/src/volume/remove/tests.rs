@@ -57,7 +57,7 @@ async fn what_was_removed_is_wiped_though_that_cannot_be_noted() {
     bench.local.delete(&id).await.unwrap_err();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(*bench.a.wiped.lock().unwrap(), [id.to_string()]);
-    assert!(bench.local.volumes().await.unwrap().is_empty());
+    assert!(bench.local.volumes().await.whole().unwrap().is_empty());
     std::fs::remove_dir(&note).unwrap();
     bench.local.delete(&id).await.unwrap();
     assert_eq!(bench.volume("v").await, id);

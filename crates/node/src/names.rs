@@ -5,40 +5,39 @@
 //! not be, nothing is guessed.
 
 use stowage_model::id::Role;
-use stowage_model::{Error, Id, Kind, Name, Record, Result, Volumes};
-use stowage_node::Local;
+use stowage_model::{Error, Id, Name, Result};
 
-/// The volume of this name or id; the error bears the name as it was typed.
-pub(super) async fn volume(local: &Local, text: &str) -> Result<Id> {
-    let known = || local.volumes_known().all.into_iter().map(|v| v.record);
-    let id = meant(local, Role::Volume, text, || known().collect()).await?;
-    there("volume", text, local.volume(&id).await)?;
-    Ok(id)
+use crate::lookup::{known, lasts};
+use crate::state::Node;
+use crate::state::index::Entry;
+
+/// The volume or snapshot of this name or id; an error bears the name as it was typed.
+///
+/// # Errors
+/// As [`stowage_model::Volumes::find`].
+pub(crate) async fn find(node: &Node, role: Role, text: &str) -> Result<Id> {
+    let is_meant = |entry: &Entry| match role {
+        Role::Snapshot => lasts(entry),
+        _ => !entry.record.is_snapshot(),
+    };
+    let id = meant(node, role, text, is_meant).await?;
+    known(node, &id).await;
+    if node.index().get(&id).is_some_and(|entry| is_meant(&entry)) {
+        return Ok(id);
+    }
+    let what = match role {
+        Role::Snapshot => "snapshot",
+        _ => "volume",
+    };
+    let gone = format!("there is no {what} {text:?}; see the list of {what}s");
+    Err(node.unread().absent(&id, gone))
 }
 
-/// As [`volume`], for a snapshot.
-pub(super) async fn snapshot(local: &Local, text: &str) -> Result<Id> {
-    let known = || local.snapshots_known().all.into_iter().map(|s| s.record);
-    let id = meant(local, Role::Snapshot, text, || known().collect()).await?;
-    there("snapshot", text, local.one_snapshot(&id).await)?;
-    Ok(id)
-}
-
-fn there<T>(what: &str, text: &str, found: Result<T>) -> Result<T> {
-    found.map_err(|e| match e.kind() {
-        Kind::NotFound => Error::not_found(format!(
-            "there is no {what} {text:?}; see the list of {what}s"
-        )),
-        _ => e,
-    })
-}
-
-/// `known` tells what there is by then.
 async fn meant(
-    local: &Local,
+    node: &Node,
     role: Role,
     text: &str,
-    known: impl FnOnce() -> Vec<Record>,
+    is_meant: impl Fn(&Entry) -> bool,
 ) -> Result<Id> {
     // What a listing shows can be pasted back.
     if let Some(id) = text.parse::<Id>().ok().filter(|id| id.role() == role) {
@@ -46,14 +45,15 @@ async fn meant(
     }
     let own = Id::derive(role, &Name::new(text)?);
     // Right after the start, and for no longer than this one needs: another's pool may hang.
-    local.known(&own).await;
-    let all = known();
-    match only(all.iter().map(|record| (&record.name, &record.id)), text)? {
+    known(node, &own).await;
+    let all = node.index().list(is_meant);
+    let named = all.iter().map(|e| (&e.record.name, &e.record.id));
+    match only(named, text)? {
         None => Ok(own),
         Some((name, id)) if name.to_string() == text => Ok(id.clone()),
         Some((name, id)) => {
             // Ours of this name may be where nobody can look now, and be what is meant.
-            local.rule_out(&own).map_err(|e| {
+            node.unread().rule_out(&own).map_err(|e| {
                 Error::precondition(format!(
                     "{text:?} may be more than {name}, which is known; give the name with its \
                      door, {name}, or the id, {id}"
@@ -64,7 +64,6 @@ async fn meant(
         }
     }
 }
-
 /// The only one of this name, with or without its door.
 fn only<'a>(
     all: impl Iterator<Item = (&'a Name, &'a Id)>,
@@ -86,6 +85,7 @@ fn only<'a>(
 
 #[cfg(test)]
 mod tests {
+    use stowage_model::Kind;
     use stowage_model::id::Door;
 
     use super::*;
