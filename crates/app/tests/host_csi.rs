@@ -619,7 +619,6 @@ fn a_bad_inline_volume_leaves_nothing() {
             "mkfsOptions",
         ),
         (("bps", "0"), Code::InvalidArgument, "lifts"),
-        (("mkfsOptions", "-S"), Code::InvalidArgument, "-S"),
     ] {
         let want = inline("csi-1", &rig.path("t"), &[context]);
         refused(csi.node_publish_volume(want), code, &[word]);

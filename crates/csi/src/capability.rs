@@ -2,16 +2,14 @@
 //! (what cannot be served is an error for some RPCs and a plain "no" for others).
 
 use stowage_model::filesystem::mount_options;
-use stowage_model::request::{Access, AccessMode, Usage};
+use stowage_model::request::{Access, AccessMode};
+use stowage_model::volume_request::Wanted;
 use stowage_model::{Error, FsType, Record, Result};
 
 use crate::fields;
 use crate::proto::VolumeCapability;
 use crate::proto::volume_capability::AccessType;
 use crate::proto::volume_capability::access_mode::Mode;
-
-/// The file system of a volume nobody named one for; open-local's default too.
-const DEFAULT_FS: FsType = FsType::Ext4;
 
 /// Refuse a capability that is malformed, whatever could be done with it.
 pub(crate) fn check(field: &str, capability: &VolumeCapability) -> Result<()> {
@@ -99,45 +97,50 @@ pub(crate) fn access(capability: &VolumeCapability) -> Result<Access> {
 
 /// What a volume must be able to do to serve every one of the capabilities.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    pub(crate) usage: Usage,
+pub(crate) struct Demand {
+    pub(crate) usage: Wanted,
+    /// Of those that mount it. The class's author reads the claim's events, not the kubelet's.
+    pub(crate) mount_flags: Vec<Vec<String>>,
     /// Every mode only reads.
     pub(crate) read_only: bool,
 }
 
 /// Join capabilities into one demand on the volume. `class` is the file system the parameters
 /// name, for capabilities that name none.
-pub(crate) fn wanted(capabilities: &[VolumeCapability], class: Option<FsType>) -> Result<Wanted> {
-    let mut usage = Usage {
-        mount: None,
-        block: false,
-    };
+pub(crate) fn wanted(capabilities: &[VolumeCapability], class: Option<FsType>) -> Result<Demand> {
+    let (mut mounted, mut block, mut named) = (false, false, None);
     let mut read_only = true;
+    let mut mount_flags = Vec::new();
     for capability in capabilities {
         read_only &= mode(capability)? == AccessMode::ReaderOnly;
         match access(capability)? {
-            Access::Block => usage.block = true,
+            Access::Block => block = true,
             Access::Mount { fs, flags } => {
-                let fs = choose_fs(fs, class);
-                if let Some(other) = usage.mount.filter(|other| *other != fs) {
+                mounted = true;
+                let fs = fs.or(class);
+                if let (Some(fs), Some(other)) = (fs, named)
+                    && fs != other
+                {
                     return Err(Error::invalid(format!(
                         "volume_capabilities ask for two file systems, {other} and {fs}; a volume \
                          holds one"
                     )));
                 }
-                // Refused here rather than when the first pod starts: the class's author reads
-                // the claim's events, not the kubelet's.
-                mount_options(fs, &flags)?;
-                usage.mount = Some(fs);
+                named = fs.or(named);
+                mount_flags.push(flags);
             }
         }
     }
-    Ok(Wanted { usage, read_only })
-}
-
-/// The capability's own choice, else the class's, else the default.
-pub(crate) fn choose_fs(own: Option<FsType>, class: Option<FsType>) -> FsType {
-    own.or(class).unwrap_or(DEFAULT_FS)
+    let usage = match (mounted, block) {
+        (true, false) => Wanted::Mount(named),
+        (true, true) => Wanted::Either(named),
+        (false, _) => Wanted::Block,
+    };
+    Ok(Demand {
+        usage,
+        mount_flags,
+        read_only,
+    })
 }
 
 /// Why an existing volume cannot serve a capability.

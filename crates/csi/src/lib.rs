@@ -46,7 +46,6 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 
 pub use config::{Config, DEFAULT_TOPOLOGY_KEY};
-pub use size::DEFAULT_SIZE;
 pub use socket::bind;
 
 use authority::Forgiving;

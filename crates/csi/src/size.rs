@@ -6,9 +6,6 @@ use stowage_model::{Bytes, Error, Result};
 use crate::fields;
 use crate::proto::CapacityRange;
 
-/// The size of a volume nobody asked a size for; also open-local's for inline volumes.
-pub const DEFAULT_SIZE: Bytes = Bytes::gib(1);
-
 fn bytes(field: &str, value: i64) -> Result<Option<Bytes>> {
     match u64::try_from(value) {
         Ok(0) => Ok(None),
@@ -31,26 +28,13 @@ fn bounds(range: &CapacityRange) -> Result<(Option<Bytes>, Option<Bytes>)> {
     Ok((required, limit))
 }
 
-/// The size of a new volume as far as the caller cares.
-#[derive(Debug)]
-pub(crate) struct Wish {
-    required: Option<Bytes>,
-    limit: Option<Bytes>,
-}
-
-impl Wish {
-    pub(crate) fn parse(range: Option<&CapacityRange>) -> Result<Self> {
-        let (required, limit) = range.map(bounds).transpose()?.unwrap_or_default();
-        Ok(Self { required, limit })
+/// The size of a new volume, and its limit, as far as the caller cares.
+pub(crate) fn of_new(range: Option<&CapacityRange>) -> Result<(Option<Bytes>, Option<Bytes>)> {
+    let (required, limit) = range.map(bounds).transpose()?.unwrap_or_default();
+    if let Some(required) = required {
+        SizeRange::new(required, limit)?;
     }
-
-    /// The size to ask for. One left open is that of the source, or else [`DEFAULT_SIZE`], or the
-    /// limit when that is less.
-    pub(crate) fn settle(&self, source: Option<Bytes>) -> Result<SizeRange> {
-        let most = self.limit.unwrap_or(DEFAULT_SIZE);
-        let open = source.unwrap_or_else(|| DEFAULT_SIZE.min(most));
-        SizeRange::new(self.required.unwrap_or(open), self.limit)
-    }
+    Ok((required, limit))
 }
 
 /// The size to grow to; must be given.
@@ -93,36 +77,6 @@ mod tests {
         }
     }
 
-    fn of_new(range: Option<&CapacityRange>, source: Option<Bytes>) -> Result<SizeRange> {
-        Wish::parse(range)?.settle(source)
-    }
-
-    #[test]
-    fn an_open_size_is_the_sources_or_the_default_within_the_limit() {
-        let mib = |n: u64| i64::try_from(Bytes::mib(n).0).unwrap();
-        for (given, source, want) in [
-            (None, None, Bytes::gib(1)),
-            (None, Some(Bytes::gib(5)), Bytes::gib(5)),
-            (Some(range(0, mib(64))), None, Bytes::mib(64)),
-            (Some(range(0, mib(4096))), None, Bytes::gib(1)),
-            (
-                Some(range(0, mib(64))),
-                Some(Bytes::mib(32)),
-                Bytes::mib(32),
-            ),
-            (
-                Some(range(mib(7), mib(7))),
-                Some(Bytes::mib(3)),
-                Bytes::mib(7),
-            ),
-        ] {
-            let got = of_new(given.as_ref(), source).unwrap();
-            assert_eq!(got.required, want, "{given:?} {source:?}");
-        }
-        let too_small = of_new(Some(&range(0, mib(1))), Some(Bytes::mib(2)));
-        assert_eq!(too_small.unwrap_err().kind(), Kind::OutOfRange);
-    }
-
     #[test]
     fn zero_negative_and_crossed_ranges_are_refused() {
         for (r, kind) in [
@@ -132,7 +86,7 @@ mod tests {
             (range(i64::MIN, 0), Kind::Invalid),
             (range(2, 1), Kind::OutOfRange),
         ] {
-            assert_eq!(of_new(Some(&r), None).unwrap_err().kind(), kind);
+            assert_eq!(of_new(Some(&r)).unwrap_err().kind(), kind);
             assert_eq!(of_growth(Some(&r)).unwrap_err().kind(), kind);
         }
         assert_eq!(of_growth(None).unwrap_err().kind(), Kind::Invalid);

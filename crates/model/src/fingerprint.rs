@@ -8,7 +8,8 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::request::{Source, VolumeRequest};
+use crate::VolumeSpec;
+use crate::request::Source;
 
 /// What a fingerprint of this version begins with. Version 1 had no prefix.
 const VERSION_2: &str = "2-";
@@ -19,7 +20,7 @@ pub struct Fingerprint(String);
 
 impl Fingerprint {
     /// The fingerprint that a volume made from this request gets.
-    pub fn of(want: &VolumeRequest) -> Self {
+    pub fn of(want: &VolumeSpec) -> Self {
         Self(format!("{VERSION_2}{}", hash(&named(want))))
     }
 
@@ -34,7 +35,7 @@ impl Fingerprint {
     }
 
     /// Whether this request is the one that made the volume, whichever version made it.
-    pub fn is_of(&self, want: &VolumeRequest) -> bool {
+    pub fn is_of(&self, want: &VolumeSpec) -> bool {
         if self.0.starts_with(VERSION_2) {
             *self == Self::of(want)
         } else {
@@ -53,9 +54,9 @@ fn hash(text: &str) -> String {
 
 /// `key=value` lines in the order of the keys, without defaults. No value has a line feed: all are
 /// words, numbers, or arguments that were checked.
-fn named(want: &VolumeRequest) -> String {
+fn named(want: &VolumeSpec) -> String {
     // Exhaustive, so that who adds a field decides here.
-    let VolumeRequest {
+    let VolumeSpec {
         name: _,
         size: _,
         usage,
@@ -109,7 +110,7 @@ fn named(want: &VolumeRequest) -> String {
 
 /// What version 1 (Stowage 0.1.0) hashed: the `Debug` text of its structures, spelt out here so that
 /// no change of ours reaches it.
-fn version_1(want: &VolumeRequest) -> String {
+fn version_1(want: &VolumeSpec) -> String {
     let placement = &want.placement;
     let some =
         |value: Option<String>| value.map_or_else(|| "None".to_owned(), |v| format!("Some({v})"));
@@ -156,8 +157,8 @@ mod tests {
     use crate::request::{Layout, Media, Placement, PoolKind, Provisioning, SizeRange, Usage};
     use crate::{Bytes, FsType, Id, Limits, Name, PoolName};
 
-    fn plain() -> VolumeRequest {
-        VolumeRequest {
+    fn plain() -> VolumeSpec {
+        VolumeSpec {
             name: Name::new("data").unwrap(),
             size: SizeRange::at_least(Bytes::gib(1)),
             usage: Usage {
@@ -174,9 +175,9 @@ mod tests {
         }
     }
 
-    fn full() -> VolumeRequest {
+    fn full() -> VolumeSpec {
         let source = Name::new("source").unwrap();
-        VolumeRequest {
+        VolumeSpec {
             usage: Usage {
                 mount: Some(FsType::Xfs),
                 block: true,
@@ -231,7 +232,7 @@ mod tests {
     #[test]
     fn every_fact_but_name_and_size_counts() {
         let made = Fingerprint::of(&plain());
-        let other = |change: fn(&mut VolumeRequest)| {
+        let other = |change: fn(&mut VolumeSpec)| {
             let mut want = plain();
             change(&mut want);
             want
@@ -243,7 +244,7 @@ mod tests {
         assert!(made.is_of(&same));
         let first = Fingerprint::from_text(hash(&version_1(&plain())));
         for change in [
-            (|want| want.usage.mount = None) as fn(&mut VolumeRequest),
+            (|want| want.usage.mount = None) as fn(&mut VolumeSpec),
             |want| want.usage.mount = Some(FsType::Btrfs),
             |want| want.usage.block = true,
             |want| want.placement.kind = Some(PoolKind::File),

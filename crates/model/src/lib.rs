@@ -2,7 +2,7 @@
 //! written on the disk about it. Pure: no I/O, no clock, no protocol, no command.
 //!
 //! ```text
-//!   params  (StorageClass keys, as typed)  ──parse──▶  request::VolumeRequest  (as meant)
+//!   params  (StorageClass keys, as typed)  ──parse──▶  VolumeRequest  ──settled──▶  VolumeSpec
 //!   request ──▶ Volumes / Publish / Mounts / Pools (traits; doors call them, `node` implements them)
 //!   record::Record  ◀──codec──▶  LV tags, metadata file   (the truth, kept on the disk)
 //! ```
@@ -23,6 +23,7 @@ pub mod publish;
 pub mod record;
 pub mod request;
 pub mod reserve;
+pub mod volume_request;
 pub mod volumes;
 
 pub use bytes::Bytes;
@@ -35,6 +36,7 @@ pub use mounts::{Holder, MountRequest, Mounts};
 pub use pool::{PoolConfig, Pools};
 pub use publish::Publish;
 pub use record::Record;
-pub use request::{PoolKind, SnapshotRequest, VolumeRequest};
+pub use request::{PoolKind, SnapshotRequest};
 pub use reserve::Reserve;
+pub use volume_request::{VolumeRequest, VolumeSpec};
 pub use volumes::{Snapshot, Volume, Volumes};

@@ -107,17 +107,6 @@ impl ClassParams {
         }
         Ok(())
     }
-
-    /// The mkfs options, checked for the file system the volume gets.
-    ///
-    /// # Errors
-    /// [`crate::Kind::Invalid`] naming the option off the list.
-    pub fn mkfs(&self, fs: FsType) -> Result<Vec<String>> {
-        self.mkfs_options.as_deref().map_or_else(
-            || Ok(Vec::new()),
-            |text| crate::filesystem::mkfs_options(fs, text),
-        )
-    }
 }
 
 fn volume_type(value: &str) -> Result<Option<PoolKind>> {

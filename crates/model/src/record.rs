@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::id::Door;
 use crate::request::{Layout, Provisioning, SnapshotGrowth, Usage};
-use crate::{Bytes, Error, Fingerprint, FsType, Id, Limits, Name, Result, VolumeRequest};
+use crate::{Bytes, Error, Fingerprint, FsType, Id, Limits, Name, Result, VolumeSpec};
 
 /// The version of the wire form written here.
 pub const VERSION: &str = "1";
@@ -123,7 +123,7 @@ pub struct Record {
 
 impl Record {
     /// The record of a blank volume that follows from a request.
-    pub fn for_volume(id: Id, want: &VolumeRequest, created: Timestamp) -> Self {
+    pub fn for_volume(id: Id, want: &VolumeSpec, created: Timestamp) -> Self {
         Self {
             id,
             name: want.name.clone(),

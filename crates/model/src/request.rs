@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::{Bytes, Error, FsType, Id, Limits, Name, PoolName, Result};
+use crate::{Bytes, Error, FsType, Id, Name, PoolName, Result, VolumeRequest};
 
 /// How a pool keeps its bytes.
 #[derive(
@@ -258,31 +258,6 @@ impl Source {
             Source::Snapshot(id) | Source::Volume(id) => id,
         }
     }
-}
-
-/// A volume to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeRequest {
-    /// The caller's name; the same name is the same volume.
-    pub name: Name,
-    /// The size wanted.
-    pub size: SizeRange,
-    /// How it may be used.
-    pub usage: Usage,
-    /// Which pools may hold it.
-    pub placement: Placement,
-    /// Layout of a thick logical volume.
-    pub layout: Layout,
-    /// Thick or thin, for file pools.
-    pub provisioning: Provisioning,
-    /// Checked extra arguments of mkfs.
-    pub mkfs: Vec<String>,
-    /// I/O limits from birth.
-    pub limits: Limits,
-    /// First content.
-    pub source: Option<Source>,
-    /// Every access mode asked only reads.
-    pub read_only: bool,
 }
 
 /// How a copy-on-write snapshot's own store grows before it overflows (thick LVM only).

@@ -7,14 +7,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use stowage_model::volume_request::Wanted;
 use stowage_model::volumes::Volumes;
 
 use async_trait::async_trait;
 use stowage_host::cgroup::Hierarchy;
 use stowage_host::{Lock, Locks, Progress, Runner};
-use stowage_model::request::{
-    Layout, Media, Placement, Provisioning, SizeRange, SnapshotRequest, Source, Usage,
-};
+use stowage_model::request::{Layout, Media, Placement, Provisioning, SnapshotRequest, Source};
 use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{
     Bytes, Error, FsType, Id, Limits, Name, PoolKind, PoolName, Record, Result, VolumeRequest,
@@ -141,21 +140,17 @@ impl Bench {
 pub(crate) fn wanted(name: &str, pool: &str, source: Option<Source>) -> VolumeRequest {
     VolumeRequest {
         name: Name::new(name).unwrap(),
-        size: SizeRange {
-            required: SIZE,
-            limit: None,
-        },
-        usage: Usage {
-            mount: Some(FsType::Ext4),
-            block: false,
-        },
+        size: Some(SIZE),
+        limit: None,
+        usage: Wanted::Mount(Some(FsType::Ext4)),
+        mount_flags: Vec::new(),
         placement: Placement {
             pool: Some(PoolName::new(pool).unwrap()),
             ..Placement::default()
         },
         layout: Layout::Linear,
         provisioning: Provisioning::Thin,
-        mkfs: Vec::new(),
+        mkfs: None,
         limits: Limits::default(),
         source,
         read_only: false,

@@ -9,10 +9,11 @@ use serde::Serialize;
 use stowage_host::Repeat;
 use stowage_model::id::Role;
 use stowage_model::params::{ClassParams, Map, Origin, SnapshotParams};
-use stowage_model::request::{SizeRange, Source, Usage};
+use stowage_model::request::{SizeRange, Source};
+use stowage_model::volume_request::Wanted;
 use stowage_model::{
-    Bytes, Error, FsType, Holder, Id, LimitsChange, MountRequest, Mounts, Name, PoolName, Pools,
-    Result, SnapshotRequest, VolumeRequest, Volumes,
+    Bytes, Error, Holder, Id, LimitsChange, MountRequest, Mounts, Name, PoolName, Pools, Result,
+    SnapshotRequest, VolumeRequest, Volumes,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -300,49 +301,28 @@ async fn volume_request(node: &Node, want: VolumeCreate) -> Result<VolumeRequest
             ));
         }
     };
-    let usage = match &source {
+    let usage = match (&source, want.block) {
         // A copy is used as its source was.
-        Some(source) => source_usage(node, source).await?,
-        None if want.block => Usage {
-            mount: None,
-            block: true,
-        },
-        None => Usage {
-            mount: Some(class.fs.unwrap_or(FsType::Ext4)),
-            block: false,
-        },
+        (Some(_), _) => Wanted::AsSource,
+        (None, true) => Wanted::Block,
+        (None, false) => Wanted::Mount(class.fs),
     };
-    let mkfs = usage
-        .mount
-        .map(|fs| class.mkfs(fs))
-        .transpose()?
-        .unwrap_or_default();
-    let size = match want.size {
-        Some(size) => SizeRange::new(size, None)?,
-        None if source.is_some() => SizeRange {
-            required: Bytes(0),
-            limit: None,
-        },
-        None => return Err(Error::invalid("give the volume a size, like 10Gi")),
-    };
+    if want.size.is_none() && source.is_none() {
+        return Err(Error::invalid("give the volume a size, like 10Gi"));
+    }
     Ok(VolumeRequest {
         name: Name::new(want.name)?,
-        size,
+        size: want.size,
+        limit: None,
         usage,
+        mount_flags: Vec::new(),
         placement: class.placement,
         layout: class.layout,
         provisioning: class.provisioning,
-        mkfs,
+        mkfs: class.mkfs_options,
         limits: class.limits,
         source,
         read_only: want.read_only,
-    })
-}
-
-async fn source_usage(node: &Node, source: &Source) -> Result<Usage> {
-    Ok(match source {
-        Source::Volume(id) => node.volumes.volume(id).await?.record.usage,
-        Source::Snapshot(id) => node.volumes.one_snapshot(id).await?.record.usage,
     })
 }
 

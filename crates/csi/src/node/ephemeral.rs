@@ -2,12 +2,12 @@
 //! by the pod's author, who is not trusted: sizes and options pass the same lists as a class's.
 
 use stowage_model::params::{ClassParams, Map, Origin};
-use stowage_model::request::{Access, EphemeralRequest, SizeRange, Usage};
-use stowage_model::{Error, Id, Name, Result, VolumeRequest, filesystem};
+use stowage_model::request::{Access, EphemeralRequest};
+use stowage_model::volume_request::Wanted;
+use stowage_model::{Error, Id, Name, Result, VolumeRequest};
 
 use crate::fields;
 use crate::proto::NodePublishVolumeRequest;
-use crate::{capability, size};
 
 /// The key the kubelet adds; a pod's author cannot set it for a volume of another kind.
 const MARK: &str = "csi.storage.k8s.io/ephemeral";
@@ -37,18 +37,14 @@ pub(super) fn parse(
             "an inline volume cannot be a block device; use a volume claim for one",
         ));
     };
-    let fs = capability::choose_fs(fs, params.fs);
-    filesystem::mount_options(fs, &flags)?;
-    let size = params.size.unwrap_or(size::DEFAULT_SIZE);
     Ok(EphemeralRequest {
         volume: VolumeRequest {
             name,
-            size: SizeRange::new(size, None)?,
-            usage: Usage {
-                mount: Some(fs),
-                block: false,
-            },
-            mkfs: params.mkfs(fs)?,
+            size: params.size,
+            limit: None,
+            usage: Wanted::Mount(fs.or(params.fs)),
+            mount_flags: vec![flags.clone()],
+            mkfs: params.mkfs_options,
             placement: params.placement,
             layout: params.layout,
             provisioning: params.provisioning,

@@ -6,13 +6,13 @@ use stowage_csi::proto::volume_capability::access_mode::Mode;
 use stowage_csi::proto::volume_content_source::{SnapshotSource, Type, VolumeSource};
 use stowage_csi::proto::{CreateVolumeRequest, TopologyRequirement, VolumeContentSource};
 use stowage_model::request::{Layout, Source};
-use stowage_model::{Bytes, FsType, PoolKind, VolumeRequest};
+use stowage_model::{Bytes, FsType, PoolKind, VolumeSpec};
 use tonic::Code;
 
 use crate::support::{Server, block, flagged, map, mib, mount, place, range, refused, volume};
 
 /// What the door made of a request.
-async fn understood(request: CreateVolumeRequest) -> VolumeRequest {
+async fn understood(request: CreateVolumeRequest) -> VolumeSpec {
     let mut s = Server::start().await;
     s.create(request).await.unwrap();
     let want = s.fake.state().created.take();
@@ -134,6 +134,8 @@ async fn a_volume_for_both_uses_is_asked_for_both() {
         volume_capabilities: vec![
             block(Mode::SingleNodeMultiWriter),
             mount("xfs", Mode::SingleNodeWriter),
+            // Leaves it open.
+            mount("", Mode::SingleNodeWriter),
         ],
         ..volume("n")
     };

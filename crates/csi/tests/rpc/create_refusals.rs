@@ -140,7 +140,7 @@ async fn malformed_capabilities_are_refused_by_field() {
                 CreateVolumeRequest {
                     volume_capabilities: vec![
                         mount("xfs", Mode::SingleNodeWriter),
-                        mount("", Mode::SingleNodeWriter),
+                        mount("ext4", Mode::SingleNodeWriter),
                     ],
                     ..volume("n")
                 },

@@ -10,12 +10,13 @@ use stowage_model::record::{Content, Membership};
 use stowage_model::request::{
     GroupRequest, Layout, Media, Placement, Provisioning, SizeRange, Source,
 };
+use stowage_model::volume_request::Model;
 use stowage_model::volumes::{
     Capacity, Finding, Group, Grown, Job, Listing, PoolStatus, Snapshot, Volume,
 };
 use stowage_model::{
     Bytes, Error, Id, LimitsChange, Name, PoolKind, PoolName, Record, Result, SnapshotRequest,
-    VolumeRequest, Volumes,
+    VolumeRequest, VolumeSpec, Volumes,
 };
 
 use crate::mounts::Mounts;
@@ -28,7 +29,7 @@ pub(crate) struct State {
     pub(crate) findings: Vec<Finding>,
     pub(crate) mounts: Mounts,
     /// The last volume asked for, as the door understood it.
-    pub(crate) created: Option<VolumeRequest>,
+    pub(crate) created: Option<VolumeSpec>,
     /// The next call of `Volumes` or `Publish` fails with this.
     pub(crate) fail: Option<Error>,
     /// Every volume ever asked for a change of limits.
@@ -109,7 +110,26 @@ impl State {
         self.volumes.values().map(|v| v.size).sum()
     }
 
-    pub(crate) fn make(&mut self, id: Id, want: &VolumeRequest) -> Result<Volume> {
+    fn settled(&self, id: &Id, want: &VolumeRequest) -> Result<VolumeSpec> {
+        let Some(source) = &want.source else {
+            return want.settled(None);
+        };
+        let of = |size, record: &Record| Model {
+            size,
+            fs: record.content.file_system().or(record.usage.mount),
+            usage: record.usage,
+        };
+        let made = self.volumes.get(id).map(|volume| &volume.record);
+        let made = made.filter(|record| record.source.as_ref() == Some(source.id()));
+        let of_source = || match source {
+            Source::Volume(id) => self.volumes.get(id).map(|v| of(v.size, &v.record)),
+            Source::Snapshot(id) => self.snapshots.get(id).map(|s| of(s.size, &s.record)),
+        };
+        let model = made.map(|record| of(record.asked, record));
+        want.settled(model.or_else(of_source).as_ref())
+    }
+
+    pub(crate) fn make(&mut self, id: Id, want: &VolumeSpec) -> Result<Volume> {
         if let Some(old) = self.volumes.get(&id) {
             let same = old.record.fingerprint.is_of(want) && want.size.contains(old.size);
             return same
@@ -174,8 +194,10 @@ impl State {
 impl Volumes for Fake {
     async fn create(&self, want: VolumeRequest) -> Result<Volume> {
         let mut state = self.begin()?;
+        let id = Id::derive(Role::Volume, &want.name);
+        let want = state.settled(&id, &want)?;
         state.created = Some(want.clone());
-        state.make(Id::derive(Role::Volume, &want.name), &want)
+        state.make(id, &want)
     }
 
     async fn delete(&self, id: &Id) -> Result<()> {

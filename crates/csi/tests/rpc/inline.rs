@@ -44,8 +44,9 @@ async fn an_inline_volume_lives_and_dies_with_its_target() {
     }
     let asked = s.fake.state().mounts.ephemeral[&s.path("target")].clone();
     assert_eq!(asked.volume.name.as_str(), HANDLE);
-    assert_eq!(asked.volume.size.required, Bytes::gib(2));
-    assert_eq!(asked.volume.usage.mount, Some(FsType::Ext4));
+    let spec = asked.volume.settled(None).unwrap();
+    assert_eq!(spec.size.required, Bytes::gib(2));
+    assert_eq!(spec.usage.mount, Some(FsType::Ext4));
     assert_eq!(
         asked.volume.placement.vg.as_deref(),
         Some("open-local-pool-0")
@@ -93,7 +94,10 @@ async fn size_and_file_system_have_defaults_and_the_capability_wins() {
         s.node.node_publish_volume(request).await
     });
     let asked = s.fake.state().mounts.ephemeral[&s.path("target")].clone();
-    assert_eq!(asked.volume.size.required, Bytes::gib(1));
+    assert_eq!(
+        asked.volume.settled(None).unwrap().size.required,
+        Bytes::gib(1)
+    );
     let request = NodePublishVolumeRequest {
         volume_id: "other".into(),
         target_path: s.text("other"),
@@ -102,7 +106,10 @@ async fn size_and_file_system_have_defaults_and_the_capability_wins() {
     };
     ok(s.node.node_publish_volume(request).await);
     let asked = s.fake.state().mounts.ephemeral[&s.path("other")].clone();
-    assert_eq!(asked.volume.usage.mount, Some(FsType::Xfs));
+    assert_eq!(
+        asked.volume.settled(None).unwrap().usage.mount,
+        Some(FsType::Xfs)
+    );
     assert_eq!(asked.flags, ["noatime"]);
     assert!(asked.read_only);
     assert!(!asked.volume.read_only, "it must be written to be made");

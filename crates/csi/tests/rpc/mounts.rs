@@ -110,7 +110,7 @@ impl Publish for Fake {
     async fn publish_ephemeral(&self, want: EphemeralRequest) -> Result<()> {
         let mut state = self.begin()?;
         let id = Id::ephemeral(&want.volume.name);
-        state.make(id.clone(), &want.volume)?;
+        state.make(id.clone(), &want.volume.settled(None)?)?;
         if let Some(volume) = state.volumes.get_mut(&id) {
             volume.record.ephemeral = true;
         }

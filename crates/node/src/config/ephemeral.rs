@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, de};
 use stowage_model::request::{EphemeralRequest, Layout, Provisioning};
+use stowage_model::volume_request::{DEFAULT_SIZE, Wanted};
 use stowage_model::{Bytes, Error, Limits, LimitsChange, PoolName, Result};
 
 /// `[ephemeral]` in the configuration.
@@ -93,7 +94,7 @@ impl EphemeralRules {
                 "provisioning",
                 volume.provisioning != Provisioning::default(),
             ),
-            ("mkfsOptions", !volume.mkfs.is_empty()),
+            ("mkfsOptions", volume.mkfs.is_some()),
         ];
         if let Some((key, _)) = chosen.into_iter().find(|(_, chosen)| *chosen) {
             return Err(Error::invalid(format!(
@@ -101,13 +102,13 @@ impl EphemeralRules {
                  leave it out, or use a volume claim with a class that has it"
             )));
         }
-        if volume.source.is_some() || volume.usage.block {
+        if volume.source.is_some() || !matches!(volume.usage, Wanted::Mount(_)) {
             return Err(Error::invalid(
                 "an inline volume is a new file system, neither a copy nor a block device; use a \
                  volume claim for one",
             ));
         }
-        let size = volume.size.required;
+        let size = volume.size.unwrap_or(DEFAULT_SIZE);
         if size > self.max_size {
             return Err(Error::out_of_range(format!(
                 "parameter size: {size} is more than {}, the largest inline volume on this node; \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use stowage_host::failpoint;
 use stowage_model::request::{Access, AccessMode, EphemeralRequest, PublishRequest, StageRequest};
-use stowage_model::{Error, Id, Kind, Result};
+use stowage_model::{Error, FsType, Id, Kind, Result};
 
 use crate::own_staging::own_staging;
 use crate::publish::stage::stage;
@@ -15,12 +15,12 @@ use crate::publish::unpublish::unpublish;
 use crate::state::Node;
 use crate::state::attachments::Publication;
 use crate::state::ground::Ground;
-use crate::volume::create::create_locked;
+use crate::volume::create::{create_locked, settled};
 
 pub(crate) async fn publish_ephemeral(node: &Arc<Node>, want: EphemeralRequest) -> Result<()> {
     let id = Id::ephemeral(&want.volume.name);
     let mode = AccessMode::SingleNodeWriter;
-    let fresh;
+    let (fresh, fs);
     {
         let _held = node.ops().begin(&id, "creation").await?;
         let other = node
@@ -45,6 +45,8 @@ pub(crate) async fn publish_ephemeral(node: &Arc<Node>, want: EphemeralRequest) 
             // Before the note of its target is touched, by which its consumer is known.
             node.unread().rule_out(&id)?;
         }
+        let volume = settled(node, &id, &want.volume)?;
+        fs = volume.usage.mount;
         vet_target(node, entry.as_ref(), &want.target, false).await?;
         let publication = Publication {
             block: false,
@@ -66,7 +68,7 @@ pub(crate) async fn publish_ephemeral(node: &Arc<Node>, want: EphemeralRequest) 
             })
             .await?;
         failpoint::hit("node.ephemeral.noted");
-        if let Err(e) = create_locked(node, id.clone(), &want.volume, Some(rules)).await {
+        if let Err(e) = create_locked(node, id.clone(), &volume, Some(rules)).await {
             if node.index().get(&id).is_none() {
                 node.attachments()
                     .update(&id, |a| a.targets.clear())
@@ -77,7 +79,7 @@ pub(crate) async fn publish_ephemeral(node: &Arc<Node>, want: EphemeralRequest) 
         failpoint::hit("node.ephemeral.made");
     }
     let target = want.target.clone();
-    let brought = bring_ephemeral(node, &id, want, mode).await;
+    let brought = bring_ephemeral(node, &id, want, fs, mode).await;
     if let Err(e) = &brought
         && fresh
         && e.kind() != Kind::Pending
@@ -92,11 +94,12 @@ async fn bring_ephemeral(
     node: &Arc<Node>,
     id: &Id,
     want: EphemeralRequest,
+    fs: Option<FsType>,
     mode: AccessMode,
 ) -> Result<()> {
     let staging = own_staging(node, id)?;
     let access = Access::Mount {
-        fs: want.volume.usage.mount,
+        fs,
         flags: want.flags,
     };
     stage(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use stowage_model::request::{Layout, Placement, Provisioning};
 use stowage_model::volumes::{Capacity, PoolStatus};
-use stowage_model::{Bytes, Error, PoolKind, Result, VolumeRequest};
+use stowage_model::{Bytes, Error, PoolKind, Result, VolumeSpec};
 use stowage_pool::Pool;
 
 use crate::state::Node;
@@ -79,7 +79,7 @@ pub(crate) async fn allowed(
 pub(crate) async fn choose(
     node: &Node,
     allowed: Vec<Arc<dyn Pool>>,
-    want: &VolumeRequest,
+    want: &VolumeSpec,
     size: Bytes,
     source: Option<&Entry>,
 ) -> Result<Arc<dyn Pool>> {

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use stowage_host::failpoint;
 use stowage_model::record::Content;
 use stowage_model::request::Source;
+use stowage_model::volume_request::Model;
 use stowage_model::volumes::Volume;
-use stowage_model::{Bytes, Error, Id, Kind, Record, Result, VolumeRequest};
+use stowage_model::{Bytes, Error, Id, Kind, Record, Result, VolumeRequest, VolumeSpec};
 use stowage_pool::{Attach, Pool, Written};
 
 use crate::activation::detach;
@@ -25,9 +26,6 @@ use crate::volume::choose::{allowed, choose};
 use crate::volume::inline::{for_inline, take_share};
 use crate::volume::populate::fill;
 
-/// The size of a volume whose caller named none.
-const DEFAULT_SIZE: Bytes = Bytes::gib(1);
-
 /// Make the volume `id`, or find the one this same request made.
 pub(crate) async fn create_volume(
     node: &Arc<Node>,
@@ -35,7 +33,39 @@ pub(crate) async fn create_volume(
     want: &VolumeRequest,
 ) -> Result<Volume> {
     let _held = node.ops().begin(&id, "creation").await?;
-    create_locked(node, id, want, None).await
+    let want = settled(node, &id, want)?;
+    create_locked(node, id, &want, None).await
+}
+
+/// The request with what it leaves open settled. The caller holds the volume: what its source is, or what
+/// the volume is that an earlier call made, does not change meanwhile.
+///
+/// # Errors
+/// As [`VolumeRequest::settled`].
+pub(crate) fn settled(node: &Node, id: &Id, want: &VolumeRequest) -> Result<VolumeSpec> {
+    let Some(from) = &want.source else {
+        return want.settled(None);
+    };
+    let of = |size: Bytes, record: &Record| Model {
+        size,
+        fs: record.content.file_system().or(record.usage.mount),
+        usage: record.usage,
+    };
+    // The source may have grown or gone since the volume was made.
+    let model = match node.index().get(id) {
+        Some(made) if made.record.source.as_ref() == Some(from.id()) => {
+            // Of a size left open 0.1.0 noted none.
+            let asked = Some(made.record.asked).filter(|asked| asked.0 > 0);
+            of(asked.unwrap_or(made.size), &made.record)
+        }
+        // It is another's, whatever is left open.
+        Some(_) => return want.settled(None),
+        None => {
+            let source = source(node, from)?;
+            of(restore_size(&source), &source.record)
+        }
+    };
+    want.settled(Some(&model))
 }
 
 /// Make the volume `id`, or find the one this same request made; `inline` for one that lives and
@@ -43,7 +73,7 @@ pub(crate) async fn create_volume(
 pub(crate) async fn create_locked(
     node: &Arc<Node>,
     id: Id,
-    want: &VolumeRequest,
+    want: &VolumeSpec,
     inline: Option<&EphemeralRules>,
 ) -> Result<Volume> {
     if let Some(entry) = node.index().get(&id) {
@@ -270,7 +300,7 @@ fn suits(record: &Record, source: &Entry) -> Result<()> {
     }
 }
 
-fn same(entry: &Entry, want: &VolumeRequest) -> Result<()> {
+fn same(entry: &Entry, want: &VolumeSpec) -> Result<()> {
     let record = &entry.record;
     let what = if record.name != want.name {
         "a different name"
@@ -288,37 +318,27 @@ fn same(entry: &Entry, want: &VolumeRequest) -> Result<()> {
     )))
 }
 
-fn asked_size(want: &VolumeRequest, source: Option<&Entry>) -> Result<Bytes> {
+fn asked_size(want: &VolumeSpec, source: Option<&Entry>) -> Result<Bytes> {
     // A copy's file system is made already.
     let made = source.is_some_and(|source| source.record.content.file_system().is_some());
     let least = match want.usage.mount {
         Some(fs) if !made => fs.smallest(),
         _ => Bytes::mib(1),
     };
-    let wanted = match (want.size.required, source) {
-        (Bytes(0), Some(source)) => source.size,
-        (Bytes(0), None) => want
-            .size
-            .limit
-            .map_or(DEFAULT_SIZE, |l| l.min(DEFAULT_SIZE)),
-        (asked, Some(source)) => {
-            let needed = restore_size(source);
-            if asked < needed {
-                return Err(Error::out_of_range(format!(
-                    "{asked} is smaller than {}, which needs {needed}",
-                    source.title()
-                )));
-            }
-            // A volume that reads a snapshot in place is as large as the snapshot.
-            if source.record.read_only {
-                asked.max(source.size)
-            } else {
-                asked
-            }
+    let mut size = want.size.required.max(least);
+    if let Some(source) = source {
+        let (asked, needed) = (want.size.required, restore_size(source));
+        if asked < needed {
+            return Err(Error::out_of_range(format!(
+                "{asked} is smaller than {}, which needs {needed}",
+                source.title()
+            )));
         }
-        (asked, None) => asked,
-    };
-    let size = wanted.max(least);
+        // A volume that reads a snapshot in place is as large as the snapshot.
+        if source.record.read_only {
+            size = size.max(source.size);
+        }
+    }
     match want.size.limit {
         Some(limit) if limit < size => Err(Error::out_of_range(format!(
             "the limit {limit} is below {size}, the least this volume can be"

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use stowage_model::record::Content;
-use stowage_model::request::{Layout, Media, PoolKind, Provisioning, SizeRange, Source};
+use stowage_model::request::{Layout, Media, PoolKind, Provisioning, Source};
+use stowage_model::volume_request::Wanted;
 use stowage_model::volumes::Volumes;
 use stowage_model::{Bytes, FsType, Limits, Name, PoolName, Publish, Record, VolumeRequest};
 
@@ -21,7 +22,7 @@ fn pool(name: &str) -> PoolName {
 /// What the CSI door makes of an inline volume without any attribute.
 fn plain(name: &str) -> VolumeRequest {
     VolumeRequest {
-        size: SizeRange::at_least(Bytes::mib(100)),
+        size: Some(Bytes::mib(100)),
         placement: Default::default(),
         provisioning: Provisioning::Thick,
         ..wanted(name, "a", None)
@@ -70,9 +71,9 @@ async fn the_author_of_a_pod_has_size_file_system_pool_and_limits_and_no_more() 
             "provisioning",
             request(|v| v.provisioning = Provisioning::Thin),
         ),
-        ("mkfsOptions", request(|v| v.mkfs = vec!["-m0".into()])),
+        ("mkfsOptions", request(|v| v.mkfs = Some("-m0".into()))),
         ("copy", request(|v| v.source = Some(Source::Volume(source)))),
-        ("block", request(|v| v.usage.block = true)),
+        ("block", request(|v| v.usage = Wanted::Either(None))),
         ("pool b", request(|v| v.placement.pool = Some(pool("b")))),
         ("wbps", request(|v| v.limits = bound(1001))),
     ];
@@ -85,7 +86,7 @@ async fn the_author_of_a_pod_has_size_file_system_pool_and_limits_and_no_more() 
     for (word, request) in invalid {
         refused(&bench, request, Kind::Invalid, word).await;
     }
-    let large = request(|v| v.size = SizeRange::at_least(Bytes::gib(65)));
+    let large = request(|v| v.size = Some(Bytes::gib(65)));
     refused(&bench, large, Kind::OutOfRange, "max-size").await;
     assert_eq!(bench.local.volumes().await.whole().unwrap().len(), 1);
     let off = EphemeralRules {
@@ -107,7 +108,7 @@ async fn inline_volumes_lie_in_their_pools_with_the_limits_of_the_node() {
     let make = async |volume: &VolumeRequest| {
         let id = Id::ephemeral(&volume.name);
         let inner = &bench.local.node;
-        create_locked(inner, id, volume, Some(&rules)).await
+        create_locked(inner, id, &volume.settled(None).unwrap(), Some(&rules)).await
     };
     let made = make(&plain("csi-1")).await.unwrap();
     assert_eq!(made.pool, pool("b"));
@@ -124,7 +125,8 @@ async fn inline_volumes_lie_in_their_pools_with_the_limits_of_the_node() {
     // have become.
     let other = EphemeralRules::default();
     let inner = &bench.local.node;
-    let again = create_locked(inner, Id::ephemeral(&lower.name), &lower, Some(&other));
+    let spec = lower.settled(None).unwrap();
+    let again = create_locked(inner, Id::ephemeral(&lower.name), &spec, Some(&other));
     assert_eq!(again.await.unwrap().record.limits, lower.limits);
     let elsewhere = VolumeRequest {
         placement: wanted("x", "a", None).placement,
@@ -143,14 +145,14 @@ async fn inline_volumes_are_as_many_as_their_rules_say_however_small_they_are() 
     let bench = Bench::with_rules(rules.clone()).await;
     let make = |name: &str| {
         let volume = VolumeRequest {
-            size: SizeRange::at_least(Bytes::mib(1)),
+            size: Some(Bytes::mib(1)),
             placement: wanted("x", "a", None).placement,
             ..plain(name)
         };
         let (inner, rules) = (Arc::clone(&bench.local.node), rules.clone());
         async move {
             let id = Id::ephemeral(&volume.name);
-            create_locked(&inner, id, &volume, Some(&rules)).await
+            create_locked(&inner, id, &volume.settled(None).unwrap(), Some(&rules)).await
         }
     };
     // What is lasting does not count.
@@ -188,7 +190,7 @@ async fn inline_volumes_take_their_share_of_a_pool_and_no_more() {
         let (inner, rules) = (Arc::clone(&bench.local.node), rules.clone());
         async move {
             let id = Id::ephemeral(&volume.name);
-            create_locked(&inner, id, &volume, Some(&rules)).await
+            create_locked(&inner, id, &volume.settled(None).unwrap(), Some(&rules)).await
         }
     };
     // All at once: each must count those that are being made.
@@ -219,7 +221,8 @@ async fn an_inline_record() -> Record {
         ..plain("csi-1")
     };
     let inner = &bench.local.node;
-    let made = create_locked(inner, Id::ephemeral(&want.name), &want, Some(&rules));
+    let spec = want.settled(None).unwrap();
+    let made = create_locked(inner, Id::ephemeral(&want.name), &spec, Some(&rules));
     let mut record = made.await.unwrap().record;
     record.content = Content::FileSystem(FsType::Ext4);
     record

@@ -4,17 +4,14 @@ use crate::records::noted;
 use crate::state::attachments::{Attachments, Staging};
 use crate::state::journal::Intent;
 use stowage_model::request::Access;
-use stowage_model::request::Usage;
+use stowage_model::volume_request::Wanted;
 use stowage_model::volumes::Volumes;
 use stowage_model::{Bytes, Id};
 use stowage_model::{Name, Publish, Record, VolumeRequest};
 
 use crate::testing::{Bench, wanted};
 
-const EITHER: Usage = Usage {
-    mount: Some(FsType::Btrfs),
-    block: true,
-};
+const EITHER: Wanted = Wanted::Either(Some(FsType::Btrfs));
 
 fn raw(id: &Id, staging: &Path, mode: AccessMode) -> StageRequest {
     StageRequest {
@@ -94,7 +91,7 @@ async fn what_an_older_daemon_has_handed_out_raw_is_its_consumers_too() {
     for (name, block) in [("raw", true), ("mounted", false)] {
         let name = Name::new(name).unwrap();
         let id = Id::derive(stowage_model::id::Role::Volume, &name);
-        let want = wanted(name.as_str(), "a", None);
+        let want = wanted(name.as_str(), "a", None).settled(None).unwrap();
         let mut record = Record::for_volume(id.clone(), &want, jiff::Timestamp::now());
         record.content = Content::FileSystem(FsType::Ext4);
         let staging = Staging {

@@ -58,7 +58,11 @@ fn pool(name: &str) -> PoolName {
 /// The record of a volume that holds a file system, made at this second.
 fn record(name: &str, second: i64) -> Record {
     let made = Timestamp::from_second(second).unwrap();
-    let mut record = Record::for_volume(id(name), &wanted(name, "a", None), made);
+    let mut record = Record::for_volume(
+        id(name),
+        &wanted(name, "a", None).settled(None).unwrap(),
+        made,
+    );
     record.content = Content::FileSystem(FsType::Ext4);
     record
 }

@@ -120,7 +120,7 @@ async fn deleting_a_volume_ends_the_copy_into_it_waiting_or_running() {
     let mut copies = Vec::new();
     for name in ["r1", "r2", "waiting"] {
         let mut want = restore(name, &snapshot);
-        want.size.required = size;
+        want.size = Some(size);
         let local = bench.local.clone();
         copies.push(tokio::spawn(async move { local.create(want).await }));
         wait_for("the copy", || bench.local.jobs().len() == copies.len()).await;
