@@ -795,6 +795,65 @@ fn a_damaged_record_is_reported_and_its_volume_not_touched() {
 }
 
 #[test]
+fn what_a_newer_version_wrote_is_listed_mounted_and_undeleted() {
+    let mut rig = rig();
+    let id = on::create(&rig, "v", "ext4", "64Mi")["id"].clone();
+    let id = id.as_str().expect("an id").to_owned();
+    let m = on::mount(&rig, "v", "m");
+    put(&m.join("file"), "kept");
+    let record = pool(&rig)
+        .path()
+        .join(format!("pool/volumes/{id}/record.json"));
+    let whole = std::fs::read_to_string(&record).expect("a record");
+    let newer = [
+        ("version", "2", "version \"2\""),
+        ("content", "f2fs", "\"f2fs\""),
+        ("layout", "raid10", "\"raid10\""),
+    ];
+    for (key, value, why) in newer {
+        rig.stop();
+        let mut pairs: serde_json::Value = serde_json::from_str(&whole).expect("JSON");
+        pairs[key] = json!(value);
+        let written = pairs.to_string();
+        std::fs::write(&record, &written).expect("writable");
+        rig.start();
+        let listed = rig.ok(&["volume", "list"]);
+        assert_eq!(listed[0]["name"], json!("v"), "{listed}");
+        assert_eq!(listed[0]["state"], json!("unreadable"));
+        assert_eq!(listed[0]["size"], json!(64 << 20));
+        assert_eq!(get(&m.join("file")), "kept");
+        let told = finding(&rig, &id);
+        assert_eq!(told["trouble"], json!("bad-record"));
+        assert!(told["what"].as_str().expect("text").contains(why), "{told}");
+        for refused in [
+            &["volume", "delete", "v"][..],
+            &["volume", "grow", "v", "128Mi"],
+            &["volume", "limit", "v", "bps=1Mi"],
+            &["volume", "clone", "v", "c"],
+            &["volume", "mount", "v", &rig.text("n")],
+            &["volume", "create", "v", "--size", "64Mi"],
+            &["snapshot", "create", "v", "s"],
+        ] {
+            rig.run(refused).fails_with(&["kept as it is", why]);
+        }
+        let csi = Csi::new(&rig);
+        let told = csi.delete(&id).expect_err("it is there");
+        assert_eq!(told.code(), Code::Unavailable, "{told}");
+        assert_eq!(std::fs::read_to_string(&record).expect("there"), written);
+    }
+    // It can be unmounted, and with its own version back all is as it was.
+    rig.ok(&["volume", "unmount", &rig.text("m")]);
+    rig.run(&["volume", "mount", "v", &rig.text("m")])
+        .fails_with(&["kept as it is"]);
+    rig.stop();
+    std::fs::write(&record, &whole).expect("writable");
+    rig.start();
+    assert_eq!(get(&on::mount(&rig, "v", "m").join("file")), "kept");
+    on::unmount(&rig, "m");
+    on::delete(&rig, &["v"]);
+}
+
+#[test]
 fn beneath_an_unmounted_pool_nothing_is_made() {
     let mut rig = rig();
     on::create(&rig, "v", "ext4", "64Mi");

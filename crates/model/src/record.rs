@@ -119,6 +119,9 @@ pub struct Record {
     pub group: Option<Membership>,
     /// Growth of a copy-on-write snapshot's store.
     pub growth: Option<SnapshotGrowth>,
+    /// Why this build knows only a part of it: a newer one wrote it, or some of it is damaged. Who it is
+    /// is known, nothing else is believed, and it is never written back.
+    pub beyond: Option<String>,
 }
 
 impl Record {
@@ -142,6 +145,7 @@ impl Record {
             ephemeral: false,
             group: None,
             growth: None,
+            beyond: None,
         }
     }
 
@@ -207,31 +211,72 @@ impl Record {
         pairs
     }
 
-    /// Read the flat form back.
+    /// Read the flat form back. Who it is must be readable; where anything else is not, or is of a version
+    /// to come, the record says so ([`Record::beyond`]) and nothing of the rest is believed.
     ///
     /// # Errors
-    /// [`crate::Kind::Internal`] naming the key that is missing or unreadable, and an unknown
-    /// version; the caller reports the volume and leaves it alone.
+    /// [`crate::Kind::Internal`] naming the key that is missing or unreadable; the caller reports the
+    /// volume and leaves it alone.
     pub fn from_pairs(pairs: &BTreeMap<String, String>) -> Result<Self> {
-        let get = |key: &str| pairs.get(key).map(String::as_str);
-        let need = |key: &str| {
-            get(key).ok_or_else(|| Error::internal(format!("its record lacks the key {key:?}")))
-        };
-        let unreadable = |key: &str| {
-            let value = get(key).unwrap_or_default();
-            Error::internal(format!("its record holds an unreadable {key:?}: {value:?}"))
-        };
-        let number = |key: &str| match get(key) {
-            None => Ok(Bytes(0)),
-            Some(text) => text.parse().map(Bytes).map_err(|_| unreadable(key)),
-        };
-        if need("version")? != VERSION {
-            return Err(Error::internal(format!(
-                "its record has version {:?}; this build reads version {VERSION}",
-                need("version")?
-            )));
+        let pairs = Pairs(pairs);
+        let version = pairs.need("version")?;
+        let known = Self::known(&pairs)?;
+        if version != VERSION {
+            let beyond =
+                format!("its record has version {version:?}; this build reads version {VERSION}");
+            return Ok(Self {
+                beyond: Some(beyond),
+                ..known
+            });
         }
-        let growth = get("growth").map(|text| {
+        Ok(match Self::all(&pairs, &known) {
+            Ok(record) => record,
+            Err(e) => Self {
+                beyond: Some(e.message().to_owned()),
+                ..known
+            },
+        })
+    }
+
+    /// Who it is, and of the rest what does no harm.
+    fn known(pairs: &Pairs<'_>) -> Result<Self> {
+        let door = match pairs.get("door") {
+            None => Door::default(),
+            Some(word) => Door::new(word).map_err(|_| pairs.unreadable("door"))?,
+        };
+        Ok(Self {
+            id: pairs.read("id")?,
+            name: Name::at(door, pairs.need("name")?).map_err(|_| pairs.unreadable("name"))?,
+            asked: Bytes(0),
+            created: pairs.read("created")?,
+            usage: Usage {
+                mount: None,
+                block: false,
+            },
+            // Whose bytes are never formatted, checked or grown.
+            content: Content::Raw,
+            fs_bytes: Bytes(0),
+            mkfs: Vec::new(),
+            layout: Layout::Linear,
+            // Whose space counts in full.
+            provisioning: Provisioning::Thick,
+            limits: Limits::default(),
+            source: pairs.get("source").and_then(|id| id.parse().ok()),
+            fingerprint: Fingerprint::default(),
+            read_only: false,
+            ephemeral: false,
+            group: None,
+            growth: None,
+            beyond: None,
+        })
+    }
+
+    fn all(pairs: &Pairs<'_>, known: &Self) -> Result<Self> {
+        let number = |key: &str| match pairs.get(key) {
+            None => Ok(Bytes(0)),
+            Some(text) => text.parse().map(Bytes).map_err(|_| pairs.unreadable(key)),
+        };
+        let growth = |text: &str| {
             let mut parts = text.split(':').map(str::parse::<u64>);
             let mut next = || parts.next()?.ok();
             Some(SnapshotGrowth {
@@ -239,63 +284,71 @@ impl Record {
                 threshold: u8::try_from(next()?).ok()?,
                 step: Bytes(next()?),
             })
-        });
-        let group = get("group").map(|text| {
+        };
+        let group = |text: &str| {
             let (group, of) = text.split_once(':')?;
             Some(Membership {
                 group: group.parse().ok()?,
                 of: of.parse().ok()?,
             })
-        });
+        };
+        let mkfs = pairs.get("mkfs").unwrap_or_default().split(' ');
         Ok(Self {
-            id: need("id")?.parse().map_err(|_| unreadable("id"))?,
-            name: Name::at(
-                match get("door") {
-                    None => Door::default(),
-                    Some(word) => Door::new(word).map_err(|_| unreadable("door"))?,
-                },
-                need("name")?,
-            )
-            .map_err(|_| unreadable("name"))?,
+            id: known.id.clone(),
+            name: known.name.clone(),
             asked: number("asked")?,
-            created: need("created")?
-                .parse()
-                .map_err(|_| unreadable("created"))?,
+            created: known.created,
             usage: Usage {
-                mount: get("fs")
-                    .map(|fs| fs.parse().map_err(|_| unreadable("fs")))
-                    .transpose()?,
-                block: get("block").is_some(),
+                mount: pairs.read_if("fs", |fs| fs.parse().ok())?,
+                block: pairs.get("block").is_some(),
             },
-            content: Content::from_text(need("content")?).map_err(|_| unreadable("content"))?,
+            content: Content::from_text(pairs.need("content")?)
+                .map_err(|_| pairs.unreadable("content"))?,
             fs_bytes: number("fs-bytes")?,
-            mkfs: get("mkfs")
-                .unwrap_or_default()
-                .split(' ')
-                .filter(|w| !w.is_empty())
-                .map(str::to_owned)
-                .collect(),
-            layout: need("layout")?.parse().map_err(|_| unreadable("layout"))?,
-            provisioning: need("provisioning")?
-                .parse()
-                .map_err(|_| unreadable("provisioning"))?,
-            limits: Limits::from_text(get("limits").unwrap_or_default())
-                .map_err(|_| unreadable("limits"))?,
-            source: get("source")
-                .map(|s| s.parse().map_err(|_| unreadable("source")))
-                .transpose()?,
-            fingerprint: Fingerprint::from_text(need("fingerprint")?),
-            read_only: get("read-only").is_some(),
-            ephemeral: get("ephemeral").is_some(),
-            group: match group {
-                None => None,
-                Some(read) => Some(read.ok_or_else(|| unreadable("group"))?),
-            },
-            growth: match growth {
-                None => None,
-                Some(read) => Some(read.ok_or_else(|| unreadable("growth"))?),
-            },
+            mkfs: mkfs.filter(|w| !w.is_empty()).map(str::to_owned).collect(),
+            layout: pairs.read("layout")?,
+            provisioning: pairs.read("provisioning")?,
+            limits: Limits::from_text(pairs.get("limits").unwrap_or_default())
+                .map_err(|_| pairs.unreadable("limits"))?,
+            source: pairs.read_if("source", |id| id.parse().ok())?,
+            fingerprint: Fingerprint::from_text(pairs.need("fingerprint")?),
+            read_only: pairs.get("read-only").is_some(),
+            ephemeral: pairs.get("ephemeral").is_some(),
+            group: pairs.read_if("group", group)?,
+            growth: pairs.read_if("growth", growth)?,
+            beyond: None,
         })
+    }
+}
+
+/// The flat form, and the errors of reading it.
+struct Pairs<'a>(&'a BTreeMap<String, String>);
+
+impl Pairs<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    fn need(&self, key: &str) -> Result<&str> {
+        let lacks = || Error::internal(format!("its record lacks the key {key:?}"));
+        self.get(key).ok_or_else(lacks)
+    }
+
+    fn unreadable(&self, key: &str) -> Error {
+        let value = self.get(key).unwrap_or_default();
+        Error::internal(format!("its record holds an unreadable {key:?}: {value:?}"))
+    }
+
+    /// A key that must be there.
+    fn read<T: std::str::FromStr>(&self, key: &str) -> Result<T> {
+        self.need(key)?.parse().map_err(|_| self.unreadable(key))
+    }
+
+    /// A key that may be left out.
+    fn read_if<T>(&self, key: &str, read: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+        self.get(key)
+            .map(|text| read(text).ok_or_else(|| self.unreadable(key)))
+            .transpose()
     }
 }
 
@@ -332,6 +385,7 @@ mod tests {
                 of: 2,
             }),
             growth: Some(SnapshotGrowth::default()),
+            beyond: None,
             name,
         }
     }
@@ -369,35 +423,57 @@ mod tests {
     }
 
     #[test]
-    fn every_damaged_key_is_named() {
+    fn whoever_cannot_be_told_is_no_record_and_the_key_is_named() {
         let good = owned(&sample());
-        for key in good.keys().filter(|k| {
-            !["block", "read-only", "ephemeral", "mkfs", "fingerprint"].contains(&k.as_str())
-        }) {
+        for key in ["version", "id", "name", "door", "created"] {
             let mut bad = good.clone();
-            bad.insert(key.clone(), "\u{1}?".into());
-            let e = Record::from_pairs(&bad).unwrap_err();
-            assert!(e.message().contains(key.as_str()), "{key}: {e}");
+            if key != "version" {
+                bad.insert(key.to_owned(), "\u{1}?".into());
+                let e = Record::from_pairs(&bad).unwrap_err();
+                assert!(e.message().contains(key), "{key}: {e}");
+            }
+            bad.remove(key);
+            if key != "door" {
+                let e = Record::from_pairs(&bad).unwrap_err();
+                assert!(e.message().contains(key), "{key}: {e}");
+            }
         }
-        for key in [
-            "version",
-            "id",
-            "name",
-            "created",
-            "content",
-            "layout",
-            "fingerprint",
-        ] {
+    }
+
+    #[test]
+    fn of_what_is_damaged_or_of_a_version_to_come_only_who_it_is_is_believed() {
+        let good = owned(&sample());
+        let only_who = |pairs: &BTreeMap<String, String>, why: &str| {
+            let record = Record::from_pairs(pairs).unwrap();
+            let told = record.beyond.clone().unwrap();
+            assert!(told.contains(why), "{why}: {told}");
+            let sample = sample();
+            assert_eq!((&record.id, &record.name), (&sample.id, &sample.name));
+            assert_eq!(record.created, sample.created);
+            // Nothing that would format it, promise its space to others or take it away.
+            assert_eq!(record.content, Content::Raw);
+            assert_eq!(record.provisioning, Provisioning::Thick);
+            assert!(!record.ephemeral && record.mkfs.is_empty());
+        };
+        let words = ["version", "id", "name", "door", "created"];
+        let any = ["block", "read-only", "ephemeral", "mkfs", "fingerprint"];
+        for key in good.keys() {
+            let key = key.as_str();
+            if words.contains(&key) || any.contains(&key) {
+                continue;
+            }
+            let mut bad = good.clone();
+            bad.insert(key.to_owned(), "f2fs".into());
+            only_who(&bad, key);
+        }
+        for key in ["content", "layout", "provisioning", "fingerprint"] {
             let mut bad = good.clone();
             bad.remove(key);
-            assert!(
-                Record::from_pairs(&bad)
-                    .unwrap_err()
-                    .message()
-                    .contains(key),
-                "{key}"
-            );
+            only_who(&bad, key);
         }
+        let mut newer = good;
+        newer.insert("version".into(), "2".into());
+        only_who(&newer, "version \"2\"");
     }
 
     #[test]

@@ -47,6 +47,16 @@ pub(crate) fn need_volume(node: &Node, id: &Id) -> Result<Entry> {
     }
 }
 
+/// As [`need_volume`], for who does something with it.
+///
+/// # Errors
+/// As [`Entry::understood`].
+pub(crate) fn usable_volume(node: &Node, id: &Id) -> Result<Entry> {
+    let entry = need_volume(node, id)?;
+    entry.understood()?;
+    Ok(entry)
+}
+
 pub(crate) fn shown(node: &Node, entry: Entry) -> Volume {
     let attachment = node.attachments().get(&entry.record.id);
     // The staging directory is of interest only while no consumer has the volume.
@@ -122,6 +132,7 @@ pub(crate) fn filling(node: &Node, entry: &Entry) -> bool {
 /// As [`filled`]; [`stowage_model::Kind::Precondition`] for what mkfs left half: that is
 /// neither blank nor a file system, and a copy of it could never be mounted.
 pub(crate) fn copyable(node: &Node, entry: &Entry) -> Result<()> {
+    entry.understood()?;
     filled(node, entry)?;
     if entry.half_formatted {
         return Err(Error::precondition(format!(

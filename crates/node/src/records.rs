@@ -17,6 +17,7 @@ const CARRY_AFTER: Duration = Duration::from_secs(3);
 
 /// Write a changed record into its pool and the index. The caller holds the volume.
 pub(crate) async fn save(node: &Arc<Node>, entry: &Entry) -> Result<()> {
+    entry.understood()?;
     entry.pool.rewrite(&entry.record).await?;
     node.index().put(entry.clone());
     // The note of a mkfs that did not end must outlive other changes: without it what is on
@@ -30,6 +31,7 @@ pub(crate) async fn save(node: &Arc<Node>, entry: &Entry) -> Result<()> {
 /// Make a changed record durable now and carry it into the pool later. The caller holds the
 /// volume.
 pub(crate) async fn save_lazily(node: &Arc<Node>, entry: &Entry) -> Result<()> {
+    entry.understood()?;
     let id = entry.record.id.clone();
     let intent = Intent::record(entry.pool.name(), &entry.record);
     note(node, &id, intent).await?;

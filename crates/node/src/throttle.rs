@@ -51,6 +51,10 @@ async fn pods(node: &Node, uids: BTreeSet<String>) -> BTreeMap<String, PathBuf> 
 /// Internal when the kernel refuses; [`stowage_model::Kind::Precondition`] when the machine
 /// has no I/O controller.
 pub(crate) async fn throttle(node: &Node, entry: &Entry, publication: &Publication) -> Result<()> {
+    if entry.record.beyond.is_some() {
+        // What its limits are is not known; those that are set stay.
+        return Ok(());
+    }
     let limits = entry.record.limits;
     let Some(cgroup) = publication.cgroup.clone() else {
         if !limits.is_unlimited() {

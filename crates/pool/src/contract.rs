@@ -148,11 +148,17 @@ pub(crate) fn is_same(found: &Record, meant: &Record) -> bool {
     found.id == meant.id && found.created == meant.created
 }
 
-/// As [`is_same`], for taking away: a passing snapshot is cut anew by each attempt, which removes
+/// As [`is_same`], for who takes it for what was made, or away: one whose record is known in part is
+/// nobody's to work on.
+pub(crate) fn is_wholly(found: &Record, meant: &Record) -> bool {
+    is_same(found, meant) && found.beyond.is_none()
+}
+
+/// As [`is_wholly`], for taking away: a passing snapshot is cut anew by each attempt, which removes
 /// whatever the last one left.
 pub(crate) fn may_go(found: &Record, meant: &Record) -> bool {
     let passing = |record: &Record| record.is_snapshot() && record.ephemeral;
-    is_same(found, meant) || found.id == meant.id && passing(found) && passing(meant)
+    is_wholly(found, meant) || found.id == meant.id && passing(found) && passing(meant)
 }
 
 /// "pid 7 (lvcreate)", for messages.

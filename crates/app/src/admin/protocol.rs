@@ -115,7 +115,7 @@ pub(crate) struct VolumeView {
     pub(crate) size: Bytes,
     /// `ext4`, `xfs`, `btrfs` or `block`.
     pub(crate) kind: String,
-    /// `blank`, `ready`, `filling`.
+    /// `blank`, `ready`, `filling`; `unreadable` where its record is known in part only.
     pub(crate) state: String,
     pub(crate) limits: Limits,
     pub(crate) source: Option<String>,
@@ -152,6 +152,7 @@ impl From<&Volume> for VolumeView {
             size: volume.size,
             kind: fs.map_or_else(|| "block".to_owned(), |fs| fs.to_string()),
             state: match record.content {
+                _ if record.beyond.is_some() => "unreadable",
                 Content::Blank => "blank",
                 Content::Filling => "filling",
                 Content::FileSystem(_) | Content::Twin(_) | Content::Raw => "ready",

@@ -10,7 +10,7 @@ use stowage_model::mounts::Mounted;
 use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
 use stowage_model::{Error, Holder, Id, MountRequest, Result};
 
-use crate::lookup::need_volume;
+use crate::lookup::{need_volume, usable_volume};
 use crate::mounts::{mount_at, mounts};
 use crate::own_staging::{own_staging, own_staging_path, remove_own_staging};
 use crate::publish::stage::stage_locked;
@@ -25,7 +25,7 @@ use crate::state::attachments::Attachment;
 pub(crate) async fn mount(node: &Arc<Node>, want: MountRequest) -> Result<()> {
     // Held for all of it: another's unmount in between would take the staging away.
     let _held = node.ops().begin(&want.id, "mounting").await?;
-    let entry = need_volume(node, &want.id)?;
+    let entry = usable_volume(node, &want.id)?;
     let mode = AccessMode::SingleNodeMultiWriter;
     let staged = node.attachments().get(&want.id).staging;
     let (staging, access, staged_for) = match &staged {

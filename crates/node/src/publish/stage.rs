@@ -31,8 +31,16 @@ pub(crate) async fn stage(node: &Arc<Node>, want: StageRequest) -> Result<()> {
 /// As [`stage`], for a caller that holds the volume.
 pub(crate) async fn stage_locked(node: &Arc<Node>, want: StageRequest) -> Result<()> {
     let entry = need_volume(node, &want.id)?;
-    filled(node, &entry)?;
     let before = node.attachments().get(&want.id).staging;
+    if let Err(e) = entry.understood() {
+        let staged = before.filter(|before| before.path == want.staging);
+        return match staged {
+            // It stays as it is.
+            Some(s) if s.block || mounted_here(&entry, &s.path).await? => Ok(()),
+            _ => Err(e),
+        };
+    }
+    filled(node, &entry)?;
     let plan = Plan::new(&entry, &want);
     if let Some(before) = &before
         && plan.as_ref().map(|p| &p.staging).ok() != Some(before)

@@ -9,7 +9,7 @@ use stowage_model::error::Context;
 use stowage_model::publish::Stats;
 use stowage_model::{Bytes, Error, Id, Result};
 
-use crate::lookup::need_volume;
+use crate::lookup::{need_volume, usable_volume};
 use crate::mounts::{block_at, mounted_here, must_be_at};
 use crate::publish::resize::grow_mounted;
 use crate::state::Node;
@@ -46,7 +46,7 @@ pub(crate) async fn expand(
     required: Option<Bytes>,
 ) -> Result<Bytes> {
     let _held = node.ops().begin(id, "growth").await?;
-    let entry = need_volume(node, id)?;
+    let entry = usable_volume(node, id)?;
     let block = block_at(node, &entry, path)?;
     if !block {
         must_be_at(node, &entry, path).await?;

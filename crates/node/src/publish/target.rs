@@ -36,6 +36,14 @@ pub(crate) async fn publish_locked(
     let entry = need_volume(node, &want.id)?;
     let before = node.attachments().get(&want.id);
     let known = before.targets.get(&want.target);
+    if let Err(e) = entry.understood() {
+        let at = (&want.target, known.is_some_and(|known| known.block));
+        return match ours_at(node, &entry, at.0, at.1).await? {
+            // It stays as it is.
+            Mounted::Ours if known.is_some() && holder.is_none() => Ok(()),
+            _ => Err(e),
+        };
+    }
     let mut publication = check(&entry, &before, &want)?;
     publication.holders = with_another(&entry, known, &want.target, holder.as_ref())?;
     let known = known.is_some();

@@ -159,6 +159,17 @@ fn unfinished(node: &Node, pool: &Arc<dyn Pool>, id: &Id, why: &Error) {
 /// Bring one volume found on the disk to a state that operations can start from.
 async fn settle(node: &Arc<Node>, mut entry: Entry, intents: &BTreeMap<Id, Intent>) -> Result<()> {
     let id = entry.record.id.clone();
+    if let Some(why) = &entry.record.beyond {
+        node.notices()
+            .found_in(entry.pool.name(), kept_as_it_is(&entry, why));
+        match node.index().get(&id) {
+            Some(first) if first.pool.name() != entry.pool.name() => {
+                second_of_its_id(node, &entry, &first);
+            }
+            _ => node.index().put(entry),
+        }
+        return Ok(());
+    }
     if entry.record.is_snapshot() && entry.record.ephemeral {
         return drop_snapshot(node, &entry).await;
     }
@@ -224,6 +235,19 @@ async fn goes_with_its_group(
     let _held = node.ops().begin_reading(group).await;
     let noted = noted(node, group).await?;
     Ok(noted.is_some_and(|noted| noted.names(snapshot)))
+}
+
+/// That a record is known in part only.
+fn kept_as_it_is(entry: &Entry, why: &str) -> Finding {
+    Finding {
+        severity: Severity::Error,
+        trouble: Trouble::BadRecord,
+        subject: entry.record.id.to_string(),
+        what: format!("{} is kept as it is and cannot be served: {why}", entry.title()),
+        mend: "a newer version made it: run that one again. If it is damaged, its bytes are untouched; \
+               copy them out, then remove it by hand"
+            .to_owned(),
+    }
 }
 
 /// Two pools hold a volume of one id, as when one of them could not be read while the other

@@ -217,6 +217,11 @@ fn whole_group(node: &Node, id: &Id) -> Result<Vec<Entry>> {
     let of = members.iter().filter_map(|e| e.record.group.as_ref());
     if members.len() < of.map(|m| m.of).max().unwrap_or(1) {
         node.unread().rule_out_members()?;
+        // One whose record is known in part may be of this group.
+        let in_part = |e: &Entry| e.record.is_snapshot() && e.record.beyond.is_some();
+        if let Some(snapshot) = node.index().list(in_part).first() {
+            snapshot.understood()?;
+        }
     }
     Ok(members)
 }
@@ -244,6 +249,7 @@ pub(crate) async fn remove_group(node: &Arc<Node>, id: &Id, named: &[Id]) -> Res
         )));
     }
     for member in &members {
+        member.understood()?;
         not_copied_from(node, member)?;
         member.pool.removable(&member.record).await?;
     }

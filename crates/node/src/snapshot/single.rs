@@ -56,6 +56,7 @@ pub(crate) async fn remove_snapshot(node: &Arc<Node>, id: &Id) -> Result<()> {
             entry.title()
         )));
     }
+    entry.understood()?;
     if let Some(member) = &entry.record.group {
         return Err(Error::invalid(format!(
             "{} belongs to the group {}; delete the group",

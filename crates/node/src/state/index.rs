@@ -27,6 +27,21 @@ impl Entry {
         }
     }
 
+    /// Whether all of its record is known, so that something may be done with it.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Unavailable`] with what is not, and the way out.
+    pub(crate) fn understood(&self) -> Result<()> {
+        match &self.record.beyond {
+            None => Ok(()),
+            Some(why) => Err(Error::unavailable(format!(
+                "{} is kept as it is and cannot be served: {why}; run the version of this program \
+                 that made it",
+                self.title()
+            ))),
+        }
+    }
+
     /// Whether the file system is smaller than its device: the volume grew, or was restored into
     /// a larger one. A file system whose size was never noted (made by a raw volume's consumer)
     /// is left to its maker, and one that is only read stays as it is.

@@ -43,6 +43,9 @@ pub(crate) async fn create_volume(
 /// # Errors
 /// As [`VolumeRequest::settled`].
 pub(crate) fn settled(node: &Node, id: &Id, want: &VolumeRequest) -> Result<VolumeSpec> {
+    if let Some(entry) = node.index().get(id) {
+        entry.understood()?;
+    }
     let Some(from) = &want.source else {
         return want.settled(None);
     };

@@ -7,14 +7,14 @@ use stowage_model::request::SizeRange;
 use stowage_model::volumes::{Grown, Volume};
 use stowage_model::{Error, Id, LimitsChange, Result};
 
-use crate::lookup::{filled, need_volume, shown};
+use crate::lookup::{filled, shown, usable_volume};
 use crate::records::save;
 use crate::state::Node;
 use crate::throttle::throttle_all;
 
 pub(crate) async fn grow_volume(node: &Arc<Node>, id: &Id, size: SizeRange) -> Result<Grown> {
     let _held = node.ops().begin(id, "growth").await?;
-    let mut entry = need_volume(node, id)?;
+    let mut entry = usable_volume(node, id)?;
     let file_system_pending = entry.record.usage.mount.is_some();
     if entry.size >= size.required {
         let rounded = entry.pool.rounded(&entry.record, size.required).await?;
@@ -64,7 +64,7 @@ pub(crate) async fn change_limits(
     change: LimitsChange,
 ) -> Result<Volume> {
     let _held = node.ops().begin(id, "change of limits").await?;
-    let mut entry = need_volume(node, id)?;
+    let mut entry = usable_volume(node, id)?;
     let limits = change.applied_to(entry.record.limits);
     if limits != entry.record.limits {
         entry.record.limits = limits;

@@ -30,6 +30,7 @@ pub(crate) async fn remove_locked(node: &Arc<Node>, id: &Id) -> Result<()> {
     if entry.record.is_snapshot() {
         return Err(Error::invalid(format!("{} is not a volume", entry.title())));
     }
+    entry.understood()?;
     if node.jobs().reads_from(id) {
         return Err(Error::pending(format!(
             "{} is being copied from",

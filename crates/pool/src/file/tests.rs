@@ -78,6 +78,7 @@ fn volume(name: &str, provisioning: Provisioning) -> Record {
         ephemeral: false,
         group: None,
         growth: None,
+        beyond: None,
     }
 }
 

@@ -17,7 +17,7 @@ use stowage_model::{Bytes, Error, Kind, Record, Result};
 use super::Shared;
 use super::ledger::{Reserved, Want};
 use super::scan::{is_only_files, read_record};
-use crate::contract::{is_same, may_go};
+use crate::contract::{is_wholly, may_go};
 use crate::{Attach, Device, Leftover, Removed, Written};
 
 /// Logical block size of every device. Left to itself the kernel takes 512 for a plain file and
@@ -463,7 +463,7 @@ impl Shared {
             Error::new(otherwise, format!("{shown} {what}")).caused_by(e)
         })?;
         let same = match otherwise {
-            Kind::Exists => is_same(&found, record),
+            Kind::Exists => is_wholly(&found, record),
             _ => may_go(&found, record),
         };
         if same {

@@ -7,7 +7,7 @@ use stowage_model::{Error, Id, Record, Result};
 use super::LvmPool;
 use super::scan::device_size;
 use crate::Turn;
-use crate::contract::is_same;
+use crate::contract::is_wholly;
 use crate::vg::{Lv, names, tags};
 
 /// The snapshot a volume may be reading in place, by the shape of its record. It may as well be a
@@ -94,7 +94,7 @@ impl LvmPool {
         }
         match readable(there, &new.id) {
             None => {}
-            Some(Ok(found)) if is_same(&found, new) => return Ok(real),
+            Some(Ok(found)) if is_wholly(&found, new) => return Ok(real),
             Some(found) => {
                 let why = found.map_or_else(
                     |e| e.chain(),
@@ -123,7 +123,7 @@ impl LvmPool {
         };
         match readable(there, &record.id) {
             None => return Ok(()),
-            Some(Ok(found)) if is_same(&found, record) => {}
+            Some(Ok(found)) if is_wholly(&found, record) => {}
             Some(_) => {
                 return Err(Error::precondition(format!(
                     "the reader {} of snapshot LV {} is not the one to be removed, and is kept",

@@ -5,7 +5,7 @@ use stowage_model::{Bytes, Error, Record, Result};
 
 use super::LvmPool;
 use crate::Turn;
-use crate::contract::is_same;
+use crate::contract::is_wholly;
 use crate::vg::sort::{Sort, in_the_way, sort};
 use crate::vg::{Lv, lvm, names, says, tags};
 
@@ -80,7 +80,7 @@ impl LvmPool {
     fn made_before(&self, there: &Lv, origin: &str, snapshot: &Record) -> Result<bool> {
         match sort(there, true) {
             Sort::Ours(found)
-                if there.origin.as_deref() == Some(origin) && is_same(&found, snapshot) =>
+                if there.origin.as_deref() == Some(origin) && is_wholly(&found, snapshot) =>
             {
                 Ok(true)
             }

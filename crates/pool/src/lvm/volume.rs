@@ -11,7 +11,7 @@ use super::LvmPool;
 use super::reader;
 use super::room::Place;
 use crate::Device;
-use crate::contract::is_same;
+use crate::contract::is_wholly;
 use crate::vg::report::State;
 use crate::vg::sort::{Sort, in_the_way, sort};
 use crate::vg::{Lv, Report, lvm, names, says, tags};
@@ -76,7 +76,7 @@ impl LvmPool {
     /// The LV of a volume to be made is there already: fine when it is that very volume.
     fn existing(&self, lv: &Lv, record: &Record) -> Result<Bytes> {
         match sort(lv, true) {
-            Sort::Ours(found) if lv.pool.is_none() && is_same(&found, record) => Ok(lv.size),
+            Sort::Ours(found) if lv.pool.is_none() && is_wholly(&found, record) => Ok(lv.size),
             sort => Err(in_the_way(&self.vg.path(&lv.name), &sort)),
         }
     }

@@ -6,7 +6,7 @@ use stowage_model::{Bytes, Error, Record, Result};
 
 use super::ThinPool;
 use crate::Written;
-use crate::contract::is_same;
+use crate::contract::is_wholly;
 use crate::vg::sort::{Sort, in_the_way, sort};
 use crate::vg::{Lv, Report, lvm, names, tags};
 
@@ -81,7 +81,7 @@ impl ThinPool {
             )));
         }
         match sort(there, false) {
-            Sort::Ours(found) if is_same(&found, record) => Ok(Some(there.size)),
+            Sort::Ours(found) if is_wholly(&found, record) => Ok(Some(there.size)),
             Sort::Leftover => {
                 self.vg.lvremove(name).await?;
                 Ok(None)

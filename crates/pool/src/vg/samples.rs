@@ -43,6 +43,7 @@ pub(crate) fn volume(name: &str) -> Record {
         ephemeral: false,
         group: None,
         growth: None,
+        beyond: None,
     }
 }
 

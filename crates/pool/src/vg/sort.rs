@@ -45,6 +45,8 @@ pub(crate) fn sort(lv: &Lv, thick: bool) -> Sort {
         Ok(record) if record.id != id => {
             Sort::Unreadable(format!("its record is of {}", record.id))
         }
+        // Whatever it is to the version that wrote it.
+        Ok(record) if record.beyond.is_some() => Sort::Ours(Box::new(record)),
         Ok(record) if thick && record.is_snapshot() && !lv.is_cow() => Sort::Leftover,
         Ok(record) => Sort::Ours(Box::new(record)),
     }
@@ -55,6 +57,10 @@ pub(crate) fn in_the_way(path: &str, sort: &Sort) -> Error {
     Error::exists(match sort {
         Sort::Unreadable(why) => format!(
             "LV {path} is in the way: {why}; look at `lvs -o+lv_tags`, and remove or rename it"
+        ),
+        Sort::Ours(found) if found.beyond.is_some() => format!(
+            "LV {path} is in the way: {}",
+            found.beyond.as_deref().unwrap_or_default()
         ),
         Sort::Ours(found) => format!(
             "LV {path} is in the way: it is another volume of this name, made {}, which was not \
@@ -73,6 +79,9 @@ pub(crate) fn may_go(lv: &Lv, thick: bool, meant: &Record) -> Result<(), String>
     match sort(lv, thick) {
         Sort::Ours(found) if contract::may_go(&found, meant) => Ok(()),
         Sort::Leftover => Ok(()),
+        Sort::Ours(found) if found.beyond.is_some() => {
+            Err(found.beyond.clone().unwrap_or_default())
+        }
         Sort::Ours(found) => Err(format!(
             "it is another volume of this name, made {}",
             found.created
