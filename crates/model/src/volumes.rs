@@ -27,6 +27,8 @@ pub struct Volume {
     pub size: Bytes,
     /// Where it is mounted or bound.
     pub used_at: Vec<PathBuf>,
+    /// Its pool or record cannot be read now; it is told as it was last known.
+    pub away: bool,
 }
 
 /// A snapshot as it is.
@@ -40,6 +42,8 @@ pub struct Snapshot {
     pub size: Bytes,
     /// Its store overflowed: what it kept is gone.
     pub lost: bool,
+    /// As [`Volume::away`].
+    pub away: bool,
 }
 
 impl Snapshot {
@@ -236,7 +240,7 @@ pub trait Volumes: Send + Sync {
     /// [`crate::Kind::NotFound`].
     async fn modify(&self, id: &Id, change: LimitsChange) -> Result<Volume>;
 
-    /// One volume.
+    /// One volume. While its pool is away it is told as it was last known.
     ///
     /// # Errors
     /// [`crate::Kind::NotFound`].

@@ -8,13 +8,17 @@ use stowage_model::volumes::{Listing, Snapshot, Volume};
 use stowage_model::{Error, Id, Result};
 
 use crate::findings::missing_pools;
-use crate::lookup::{known, lasts, shown, snapshot_of};
+use crate::lookup::{all_away, known, lasts, shown, shown_away, snapshot_away, snapshot_of};
 use crate::state::Node;
+use crate::state::unread::Gap;
 
 mod mounts;
 mod pools;
 mod publish;
 mod volumes;
+
+/// How long notes are waited for that nothing is done on.
+const WRITTEN: Duration = Duration::from_secs(1);
 
 /// Volumes on this machine.
 #[derive(Clone)]
@@ -27,19 +31,39 @@ impl Local {
     /// [`stowage_model::Volumes::volumes`] waits for.
     pub fn volumes_known(&self) -> Listing<Volume> {
         // Before the look: what is read meanwhile is not listed, perhaps.
-        let gaps = self.node.unread().gaps();
+        let gaps = self.gaps();
         let volumes = self.node.index().list(|e| !e.record.is_snapshot());
-        let all = volumes.into_iter().map(|e| shown(&self.node, e)).collect();
+        let mut all: Vec<Volume> = volumes.into_iter().map(|e| shown(&self.node, e)).collect();
+        let away = all_away(&self.node, |record| !record.is_snapshot());
+        if !away.is_empty() {
+            all.extend(away.into_iter().map(|known| shown_away(&self.node, known)));
+            all.sort_by(|a, b| a.record.id.cmp(&b.record.id));
+        }
         Listing { all, gaps }
     }
 
     /// As [`Local::volumes_known`], for snapshots.
     fn snapshots_known(&self) -> Listing<Snapshot> {
         // Before the look, as with volumes.
-        let gaps = self.node.unread().gaps();
-        let lasting = self.node.index().list(lasts);
-        let all = lasting.iter().map(|e| snapshot_of(&self.node, e)).collect();
+        let gaps = self.gaps();
+        let lasting = self.node.index().list(|e| lasts(&e.record));
+        let shown = lasting.iter().map(|e| snapshot_of(&self.node, e));
+        let mut all: Vec<Snapshot> = shown.collect();
+        let away = all_away(&self.node, lasts);
+        if !away.is_empty() {
+            all.extend(away.into_iter().map(snapshot_away));
+            all.sort_by(|a, b| a.record.id.cmp(&b.record.id));
+        }
         Listing { all, gaps }
+    }
+
+    /// What may hold more than is known, or was last known.
+    fn gaps(&self) -> Vec<Error> {
+        let last = self.node.last_known();
+        self.node.unread().gaps(|gap| match gap {
+            Gap::Pool(pool) => last.is_whole(pool),
+            Gap::Record(id) => last.get(id).is_some(),
+        })
     }
 
     /// Whether the node can serve: one pool at least is there. Those that are not are told by
@@ -73,6 +97,12 @@ impl Local {
         if !self.node.ops().drain(bound).await {
             tracing::warn!("operations still under way are left to the next start");
         }
+        self.have_noted().await;
+    }
+
+    /// After something was made: have it noted, so that it is told while its pool is away.
+    async fn have_noted(&self) {
+        self.node.last_known().written(WRITTEN).await;
     }
 
     /// Run an operation on this volume or snapshot.

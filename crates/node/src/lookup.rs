@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use stowage_model::record::Content;
 use stowage_model::volumes::{Snapshot, Volume};
-use stowage_model::{Bytes, Error, Id, Result};
+use stowage_model::{Bytes, Error, Id, Record, Result};
 use tokio::time::Instant;
 
 use crate::state::Node;
 use crate::state::index::Entry;
+use crate::state::last_known::Known;
 
 /// For how long after the start a caller waits for pools that are being read. Below the 10 s that
 /// CSI sidecars give a call by default.
@@ -58,13 +59,7 @@ pub(crate) fn usable_volume(node: &Node, id: &Id) -> Result<Entry> {
 }
 
 pub(crate) fn shown(node: &Node, entry: Entry) -> Volume {
-    let attachment = node.attachments().get(&entry.record.id);
-    // The staging directory is of interest only while no consumer has the volume.
-    let targets: Vec<PathBuf> = attachment.targets.keys().cloned().collect();
-    let used_at = match targets.is_empty() {
-        true => attachment.paths().map(Path::to_owned).collect(),
-        false => targets,
-    };
+    let used_at = shown_uses(node, &entry.record.id);
     Volume {
         record: entry.record,
         pool: entry.pool.name().clone(),
@@ -72,6 +67,59 @@ pub(crate) fn shown(node: &Node, entry: Entry) -> Volume {
         vg: entry.pool.vg().map(str::to_owned),
         size: entry.size,
         used_at,
+        away: false,
+    }
+}
+
+/// A volume or snapshot that the index lacks as it was last known, while it may be there and cannot be read.
+pub(crate) fn away(node: &Node, id: &Id) -> Option<Known> {
+    let known = node.last_known().get(id);
+    known.filter(|known| node.index().get(id).is_none() && is_away(node, known))
+}
+
+/// All that [`away`] tells of, in the order of their ids.
+pub(crate) fn all_away(node: &Node, keep: impl Fn(&Record) -> bool) -> Vec<Known> {
+    let known = node.last_known().list(|known| keep(&known.record));
+    let mut away = known;
+    away.retain(|known| is_away(node, known) && node.index().get(&known.record.id).is_none());
+    away
+}
+
+fn is_away(node: &Node, known: &Known) -> bool {
+    node.unread().may_hold(&known.pool, &known.record.id)
+}
+
+/// A volume that is away, as doors see it.
+pub(crate) fn shown_away(node: &Node, known: Known) -> Volume {
+    Volume {
+        used_at: shown_uses(node, &known.record.id),
+        record: known.record,
+        pool: known.pool,
+        kind: known.kind,
+        vg: known.vg,
+        size: known.size,
+        away: true,
+    }
+}
+
+/// A snapshot that is away, as doors see it.
+pub(crate) fn snapshot_away(known: Known) -> Snapshot {
+    Snapshot {
+        size: least_of(&known.record, known.size),
+        record: known.record,
+        pool: known.pool,
+        lost: false,
+        away: true,
+    }
+}
+
+fn shown_uses(node: &Node, id: &Id) -> Vec<PathBuf> {
+    let attachment = node.attachments().get(id);
+    // The staging directory is of interest only while no consumer has the volume.
+    let targets: Vec<PathBuf> = attachment.targets.keys().cloned().collect();
+    match targets.is_empty() {
+        true => attachment.paths().map(Path::to_owned).collect(),
+        false => targets,
     }
 }
 
@@ -82,24 +130,27 @@ pub(crate) fn snapshot_of(node: &Node, entry: &Entry) -> Snapshot {
         pool: entry.pool.name().clone(),
         size: restore_size(entry),
         lost: node.notices().is_lost(entry),
+        away: false,
     }
 }
 
 /// The size a volume restored from this needs at least. open-local reports the snapshot's own
 /// store for snapshots that are only read in place, and its examples claim just that much.
 pub(crate) fn restore_size(entry: &Entry) -> Bytes {
-    match entry.record.growth {
-        Some(growth) if entry.record.is_snapshot() && entry.record.read_only => {
-            growth.initial.min(entry.size)
-        }
-        _ => entry.size,
+    least_of(&entry.record, entry.size)
+}
+
+fn least_of(record: &Record, size: Bytes) -> Bytes {
+    match record.growth {
+        Some(growth) if record.is_snapshot() && record.read_only => growth.initial.min(size),
+        _ => size,
     }
 }
 
 /// Whether this is a snapshot that somebody asked for. Passing ones, that only feed a copy, are
 /// nobody's business.
-pub(crate) fn lasts(entry: &Entry) -> bool {
-    entry.record.is_snapshot() && !entry.record.ephemeral
+pub(crate) fn lasts(record: &Record) -> bool {
+    record.is_snapshot() && !record.ephemeral
 }
 
 /// Whether a volume has all of its bytes.

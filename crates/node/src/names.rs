@@ -5,24 +5,25 @@
 //! not be, nothing is guessed.
 
 use stowage_model::id::Role;
-use stowage_model::{Error, Id, Name, Result};
+use stowage_model::{Error, Id, Name, Record, Result};
 
-use crate::lookup::{known, lasts};
+use crate::lookup::{all_away, away, known, lasts};
 use crate::state::Node;
-use crate::state::index::Entry;
 
 /// The volume or snapshot of this name or id; an error bears the name as it was typed.
 ///
 /// # Errors
 /// As [`stowage_model::Volumes::find`].
 pub(crate) async fn find(node: &Node, role: Role, text: &str) -> Result<Id> {
-    let is_meant = |entry: &Entry| match role {
-        Role::Snapshot => lasts(entry),
-        _ => !entry.record.is_snapshot(),
+    let is_meant = |record: &Record| match role {
+        Role::Snapshot => lasts(record),
+        _ => !record.is_snapshot(),
     };
     let id = meant(node, role, text, is_meant).await?;
     known(node, &id).await;
-    if node.index().get(&id).is_some_and(|entry| is_meant(&entry)) {
+    let there = node.index().get(&id).map(|entry| entry.record);
+    let there = there.or_else(|| away(node, &id).map(|known| known.record));
+    if there.is_some_and(|record| is_meant(&record)) {
         return Ok(id);
     }
     let what = match role {
@@ -37,7 +38,7 @@ async fn meant(
     node: &Node,
     role: Role,
     text: &str,
-    is_meant: impl Fn(&Entry) -> bool,
+    is_meant: impl Fn(&Record) -> bool,
 ) -> Result<Id> {
     // What a listing shows can be pasted back.
     if let Some(id) = text.parse::<Id>().ok().filter(|id| id.role() == role) {
@@ -46,8 +47,11 @@ async fn meant(
     let own = Id::derive(role, &Name::new(text)?);
     // Right after the start, and for no longer than this one needs: another's pool may hang.
     known(node, &own).await;
-    let all = node.index().list(is_meant);
-    let named = all.iter().map(|e| (&e.record.name, &e.record.id));
+    let there = node.index().list(|entry| is_meant(&entry.record));
+    let away = all_away(node, is_meant);
+    let there = there.iter().map(|entry| &entry.record);
+    let all = there.chain(away.iter().map(|known| &known.record));
+    let named = all.map(|record| (&record.name, &record.id));
     match only(named, text)? {
         None => Ok(own),
         Some((name, id)) if name.to_string() == text => Ok(id.clone()),

@@ -26,6 +26,7 @@ pub(crate) mod ground;
 pub(crate) mod index;
 pub(crate) mod jobs;
 pub(crate) mod journal;
+pub(crate) mod last_known;
 pub(crate) mod limits;
 pub(crate) mod looks;
 pub(crate) mod making;
@@ -42,6 +43,7 @@ use doubts::Doubts;
 use index::Index;
 use jobs::Jobs;
 use journal::Journal;
+use last_known::LastKnown;
 use limits::Watch;
 use looks::Looks;
 use making::Making;
@@ -68,6 +70,7 @@ pub(crate) struct Node {
     definitions: Arc<Definitions>,
     paths: Paths,
     index: Index,
+    last_known: Arc<LastKnown>,
     unread: Unread,
     looks: Looks,
     ops: Arc<Ops>,
@@ -96,6 +99,10 @@ impl Node {
         let locks = Locks::new(&options.lock_dir).of_kernel();
         let boot = boot_id()?;
         let journal = Journal::new(options.state_dir.join("journal"));
+        let last_known = Arc::new(LastKnown::in_directory(
+            options.state_dir.join("known"),
+            &boot,
+        ));
         Ok(Self {
             before: Before::seen(&journal, &options.state_dir),
             journal,
@@ -107,7 +114,8 @@ impl Node {
             pools: RwLock::default(),
             definitions: Arc::default(),
             paths: Paths::default(),
-            index: Index::default(),
+            index: Index::noted_in(Arc::clone(&last_known)),
+            last_known,
             unread: Unread::default(),
             looks: Looks::default(),
             ops: Arc::default(),
@@ -205,6 +213,11 @@ impl Node {
     /// What is there; rebuilt from the pools.
     pub(crate) fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// What there was in pools that are away.
+    pub(crate) fn last_known(&self) -> &LastKnown {
+        &self.last_known
     }
 
     /// What the index lacks.

@@ -212,7 +212,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    fn new(name: &str, dir: PathBuf) -> Self {
+    pub(crate) fn new(name: &str, dir: PathBuf) -> Self {
         Self {
             name: PoolName::new(name).unwrap(),
             dir,

@@ -115,7 +115,8 @@ pub(crate) struct VolumeView {
     pub(crate) size: Bytes,
     /// `ext4`, `xfs`, `btrfs` or `block`.
     pub(crate) kind: String,
-    /// `blank`, `ready`, `filling`; `unreadable` where its record is known in part only.
+    /// `blank`, `ready`, `filling`; `unreadable` where its record is known in part only; `away`
+    /// where its pool cannot be read, and this is how it was last known.
     pub(crate) state: String,
     pub(crate) limits: Limits,
     pub(crate) source: Option<String>,
@@ -152,6 +153,7 @@ impl From<&Volume> for VolumeView {
             size: volume.size,
             kind: fs.map_or_else(|| "block".to_owned(), |fs| fs.to_string()),
             state: match record.content {
+                _ if volume.away => "away",
                 _ if record.beyond.is_some() => "unreadable",
                 Content::Blank => "blank",
                 Content::Filling => "filling",
@@ -187,6 +189,9 @@ pub(crate) struct SnapshotView {
     pub(crate) read_only: bool,
     pub(crate) group: Option<String>,
     pub(crate) lost: bool,
+    /// Its pool cannot be read, and this is how it was last known.
+    #[serde(default)]
+    pub(crate) away: bool,
 }
 
 impl From<&Snapshot> for SnapshotView {
@@ -203,6 +208,7 @@ impl From<&Snapshot> for SnapshotView {
             read_only: record.read_only,
             group: record.group.as_ref().map(|m| m.group.to_string()),
             lost: snapshot.lost,
+            away: snapshot.away,
         }
     }
 }

@@ -154,6 +154,7 @@ impl State {
             vg: Some("vg0".into()),
             size: want.size.required,
             used_at: Vec::new(),
+            away: false,
         };
         self.volumes.insert(id, volume.clone());
         Ok(volume)
@@ -176,6 +177,7 @@ impl State {
             pool: pool(),
             size: source.size,
             lost: false,
+            away: false,
         };
         self.snapshots.insert(id, snapshot.clone());
         Ok(snapshot)

@@ -14,7 +14,9 @@ use stowage_model::{Error, Id, LimitsChange, Result, SnapshotRequest, VolumeRequ
 
 use super::Local;
 use crate::findings::{all_findings, findings_of};
-use crate::lookup::{first_reading, known, lasts, need_volume, shown, snapshot_of};
+use crate::lookup::{
+    away, first_reading, known, lasts, need_volume, shown, shown_away, snapshot_away, snapshot_of,
+};
 use crate::names;
 use crate::snapshot::group::{cut_group, need_group, remove_group};
 use crate::snapshot::single::{cut_snapshot, remove_snapshot};
@@ -38,7 +40,9 @@ impl Volumes for Local {
         .await;
         let node = Arc::clone(node);
         let work = async move { create_volume(&node, id, &want).await };
-        self.node.ops().detached(work).await
+        let made = self.node.ops().detached(work).await;
+        self.have_noted().await;
+        made
     }
 
     async fn delete(&self, id: &Id) -> Result<()> {
@@ -58,7 +62,13 @@ impl Volumes for Local {
 
     async fn volume(&self, id: &Id) -> Result<Volume> {
         known(&self.node, id).await;
-        Ok(shown(&self.node, need_volume(&self.node, id)?))
+        match need_volume(&self.node, id) {
+            Ok(entry) => Ok(shown(&self.node, entry)),
+            Err(e) => match away(&self.node, id) {
+                Some(known) if !known.record.is_snapshot() => Ok(shown_away(&self.node, known)),
+                _ => Err(e),
+            },
+        }
     }
 
     async fn volumes(&self) -> Listing<Volume> {
@@ -73,7 +83,9 @@ impl Volumes for Local {
     async fn snapshot(&self, want: SnapshotRequest) -> Result<Snapshot> {
         let source = want.source.clone();
         let work = |node, _| async move { cut_snapshot(&node, want).await };
-        self.on(&source, work).await
+        let made = self.on(&source, work).await;
+        self.have_noted().await;
+        made
     }
 
     async fn delete_snapshot(&self, id: &Id) -> Result<()> {
@@ -85,9 +97,12 @@ impl Volumes for Local {
         known(&self.node, id).await;
         let gone = || format!("there is no snapshot with the id {id}");
         match self.node.index().get(id) {
-            Some(entry) if lasts(&entry) => Ok(snapshot_of(&self.node, &entry)),
+            Some(entry) if lasts(&entry.record) => Ok(snapshot_of(&self.node, &entry)),
             Some(_) => Err(Error::not_found(gone())),
-            None => Err(self.node.unread().absent(id, gone())),
+            None => match away(&self.node, id) {
+                Some(known) if lasts(&known.record) => Ok(snapshot_away(known)),
+                _ => Err(self.node.unread().absent(id, gone())),
+            },
         }
     }
 
@@ -100,7 +115,9 @@ impl Volumes for Local {
         first_reading(&self.node, || false).await;
         let node = Arc::clone(&self.node);
         let work = async move { cut_group(&node, want).await };
-        self.node.ops().detached(work).await
+        let made = self.node.ops().detached(work).await;
+        self.have_noted().await;
+        made
     }
 
     async fn delete_group(&self, id: &Id, members: &[Id]) -> Result<()> {

@@ -10,7 +10,7 @@ use stowage_model::mounts::Mounted;
 use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
 use stowage_model::{Error, Holder, Id, MountRequest, Result};
 
-use crate::lookup::{need_volume, usable_volume};
+use crate::lookup::{away, need_volume, usable_volume};
 use crate::mounts::{mount_at, mounts};
 use crate::own_staging::{own_staging, own_staging_path, remove_own_staging};
 use crate::publish::stage::stage_locked;
@@ -118,7 +118,11 @@ pub(crate) async fn unmount(
 
 /// Where a volume is in use: what is noted and the mount table confirms.
 pub(crate) async fn mounted(node: &Node, id: &Id) -> Result<Vec<Mounted>> {
-    need_volume(node, id)?;
+    if let Err(e) = need_volume(node, id)
+        && away(node, id).is_none()
+    {
+        return Err(e);
+    }
     let targets = node.attachments().get(id).targets;
     if targets.is_empty() {
         return Ok(Vec::new());

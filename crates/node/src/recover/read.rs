@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stowage_model::{Kind, Result};
+use stowage_model::{Id, Kind, Result};
 use stowage_pool::Pool;
 
 use crate::ephemeral::consumer::{doubt_inline, look_for_consumers};
@@ -69,5 +69,8 @@ pub(crate) async fn take_in(
     if !load(node, pool, scan).await? {
         node.unread().partly();
     }
+    let (index, unread) = (node.index(), node.unread());
+    let holds = |id: &Id| index.get(id).is_some() || unread.rule_out_record(id).is_err();
+    node.last_known().pool_was_read(pool.name(), holds);
     Ok(())
 }

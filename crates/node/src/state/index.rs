@@ -7,6 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use stowage_model::{Bytes, Error, Id, PoolName, Record, Result};
 use stowage_pool::{Device, Pool};
 
+use super::last_known::LastKnown;
+
 /// One volume or snapshot.
 #[derive(Clone)]
 pub(crate) struct Entry {
@@ -66,12 +68,20 @@ impl Entry {
 }
 
 /// Every volume and snapshot by id.
-#[derive(Default)]
 pub(crate) struct Index {
     entries: RwLock<BTreeMap<Id, Entry>>,
+    last_known: Arc<LastKnown>,
 }
 
 impl Index {
+    /// An empty one, whose changes are noted there.
+    pub(crate) fn noted_in(last_known: Arc<LastKnown>) -> Self {
+        Self {
+            entries: RwLock::default(),
+            last_known,
+        }
+    }
+
     pub(crate) fn get(&self, id: &Id) -> Option<Entry> {
         self.read().get(id).cloned()
     }
@@ -84,10 +94,12 @@ impl Index {
     }
 
     pub(crate) fn put(&self, entry: Entry) {
+        self.last_known.put(&entry);
         self.write().insert(entry.record.id.clone(), entry);
     }
 
     pub(crate) fn remove(&self, id: &Id) {
+        self.last_known.remove(id);
         self.write().remove(id);
     }
 

@@ -34,6 +34,14 @@ struct Gaps {
     partly: bool,
 }
 
+/// Something that is not known.
+pub(crate) enum Gap<'a> {
+    /// What this pool holds.
+    Pool(&'a str),
+    /// What the record of this id says.
+    Record(&'a Id),
+}
+
 /// A definition of a pool that cannot be used: its pool is not served, and may hold anything.
 #[derive(Debug)]
 pub(crate) struct Undefined {
@@ -252,14 +260,34 @@ impl Unread {
         }
     }
 
-    /// What is not known, each with the way out.
-    pub(crate) fn gaps(&self) -> Vec<Error> {
+    /// What is not known, each with the way out, but for what is `known` to have been there.
+    pub(crate) fn gaps(&self, known: impl Fn(&Gap<'_>) -> bool) -> Vec<Error> {
         let gaps = self.read();
-        let pools = gaps.pools.keys().map(|pool| gaps.pool(|p| p == pool));
-        let records = gaps.records.keys().map(|id| gaps.record(id));
+        let unknown = |gap: &Gap<'_>| !known(gap);
+        let pools = gaps
+            .pools
+            .keys()
+            .filter(|pool| unknown(&Gap::Pool(pool.as_str())));
+        let pools = pools.map(|pool| gaps.pool(|p| p == pool));
+        let records = gaps.records.keys().filter(|id| unknown(&Gap::Record(id)));
+        let records = records.map(|id| gaps.record(id));
+        let undefined = gaps.undefined.iter();
+        let undefined = undefined.filter(|u| {
+            u.pool
+                .as_deref()
+                .is_none_or(|pool| unknown(&Gap::Pool(pool)))
+        });
         let told = pools.chain(records).filter_map(Result::err);
-        told.chain(gaps.undefined.iter().map(Undefined::error))
-            .collect()
+        told.chain(undefined.map(Undefined::error)).collect()
+    }
+
+    /// Whether something of this id may be in this pool, and cannot be read now.
+    pub(crate) fn may_hold(&self, pool: &PoolName, id: &Id) -> bool {
+        let gaps = self.read();
+        let undefined = |u: &Undefined| u.pool.as_deref().is_none_or(|name| name == pool.as_str());
+        gaps.pools.contains_key(pool)
+            || gaps.records.contains_key(id)
+            || gaps.undefined.iter().any(undefined)
     }
 
     /// Whether nothing of this id is known to be there and unreadable.

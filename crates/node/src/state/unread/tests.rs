@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use stowage_model::id::Role;
 use stowage_model::record::Content;
 use stowage_model::request::{
@@ -111,8 +113,9 @@ async fn while_a_pool_is_unread_no_call_says_that_something_is_gone() {
     let (local, unread) = (&bench.local, &bench.local.node.unread());
     let known = bench.volume("v").await;
     let cut = bench.snapshot(&known, "s").await;
-    let b = PoolName::new("b").unwrap();
-    unread.pool(&b, "unplugged".into());
+    // One that was never read.
+    let c = PoolName::new("c").unwrap();
+    unread.pool(&c, "unplugged".into());
     for (what, kind) in every_call(&bench).await {
         assert_eq!(kind, Kind::Unavailable, "{what}");
     }
@@ -120,7 +123,7 @@ async fn while_a_pool_is_unread_no_call_says_that_something_is_gone() {
     let (volumes, snapshots) = (local.volumes().await, local.snapshots().await);
     for e in [volumes.whole().unwrap_err(), snapshots.whole().unwrap_err()] {
         assert_eq!(e.kind(), Kind::Unavailable);
-        assert!(e.message().contains("the pool b"), "{e}");
+        assert!(e.message().contains("the pool c"), "{e}");
     }
     // What is known is served and told.
     assert_eq!(local.volume(&known).await.unwrap().record.id, known);
@@ -131,9 +134,9 @@ async fn while_a_pool_is_unread_no_call_says_that_something_is_gone() {
     assert_eq!(listed.1.all.len(), 1);
     for gaps in [listed.0, listed.1.gaps] {
         assert_eq!(gaps.len(), 1, "{gaps:?}");
-        assert!(gaps[0].message().contains("the pool b"), "{gaps:?}");
+        assert!(gaps[0].message().contains("the pool c"), "{gaps:?}");
     }
-    unread.is_read(&b);
+    unread.is_read(&c);
     assert_eq!(local.snapshots().await.whole().unwrap().len(), 1);
     for (what, kind) in every_call(&bench).await {
         assert_eq!(kind, Kind::NotFound, "{what}");
@@ -174,4 +177,57 @@ async fn a_copy_whose_source_is_unread_is_neither_ended_nor_told_to_be_lost() {
     let told = bench.local.create(want).await.unwrap_err();
     assert_eq!(told.kind(), Kind::Unavailable, "{told}");
     assert!(bench.entry(&copy).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pool_held_is_told_while_it_is_away_and_nothing_is_done_on_that_word() {
+    let state = tempfile::tempdir().unwrap();
+    let (at, next) = (state.path().to_owned(), tempfile::tempdir().unwrap());
+    let (volume, snapshot) = {
+        let bench = Bench::at(state, |_, _| ()).await;
+        let want = crate::testing::wanted("v", "b", None);
+        let volume = bench.local.create(want).await.unwrap().record.id;
+        let snapshot = bench.snapshot(&volume, "s").await;
+        let gone = crate::testing::wanted("gone", "b", None);
+        let gone = bench.local.create(gone).await.unwrap().record.id;
+        bench.local.delete(&gone).await.unwrap();
+        bench.local.stop(Duration::from_secs(1)).await;
+        // Its state directory is that of the next.
+        std::fs::rename(at.join("known"), next.path().join("known")).unwrap();
+        (volume, snapshot)
+    };
+    let bench = Bench::at(next, |_, b| b.away.store(true, Ordering::SeqCst)).await;
+    let local = &bench.local;
+    // Nothing is lacking in a list, since all that the pool held is known.
+    let volumes = local.volumes().await.whole().unwrap();
+    assert_eq!(volumes.len(), 1);
+    assert!(volumes[0].away && volumes[0].record.id == volume);
+    let told = local.volume(&volume).await.unwrap();
+    assert_eq!(told, volumes[0]);
+    let snapshots = local.snapshots().await.whole().unwrap();
+    assert!(snapshots[0].away && snapshots[0].record.id == snapshot);
+    assert_eq!(local.one_snapshot(&snapshot).await.unwrap(), snapshots[0]);
+    assert_eq!(local.find(Role::Volume, "v").await.unwrap(), volume);
+    for refused in [
+        local.delete(&volume).await.unwrap_err(),
+        local.delete_snapshot(&snapshot).await.unwrap_err(),
+        local
+            .grow(&volume, SizeRange::at_least(Bytes::gib(1)))
+            .await
+            .unwrap_err(),
+        local
+            .create(crate::testing::wanted("v", "b", None))
+            .await
+            .unwrap_err(),
+    ] {
+        assert_eq!(refused.kind(), Kind::Unavailable, "{refused}");
+    }
+    // Once it is read, it holds what it holds: here it was emptied meanwhile.
+    bench.b.away.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(local.volumes().await.whole().unwrap(), []);
+    assert_eq!(
+        local.volume(&volume).await.unwrap_err().kind(),
+        Kind::NotFound
+    );
 }
