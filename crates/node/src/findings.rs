@@ -11,14 +11,14 @@ use stowage_model::record::Content;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Id, PoolName};
 
+use crate::backing::resize::smaller;
 use crate::ephemeral::consumer::kept_for_its_consumer;
 use crate::lookup::filling;
 use crate::mounts::mounts;
-use crate::publish::resize::smaller;
 use crate::snapshot::group::broken_groups;
 use crate::state::Node;
 use crate::state::attachments::Attachment;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::state::looks::{Answer, PATIENCE, SLOW};
 use crate::state::ops::named;
 use crate::status::status_of;
@@ -315,7 +315,7 @@ fn concerns(finding: &Finding, volume: &Entry) -> bool {
     };
     let record = &volume.record;
     subject == record.id
-        || record.source.as_ref() == Some(&subject) && volume.pool.reads_in_place(record)
+        || record.source.as_ref() == Some(&subject) && volume.pool.shows_in_place(record)
 }
 
 fn left_behind(id: &Id, by: &[Holder]) -> Finding {

@@ -14,18 +14,18 @@
 //!   publish                                  stage, publish, and the way back   ──▶ host
 //!   volume                                   create, grow, remove               ──▶ dyn Pool
 //!   snapshot                                 hold the writers, cut
-//!   activation · content · thaw · undo       a volume's device; what is on it
-//!   mounts · lookup                          questions: is it mounted, is it there
-//!   records · wipe · status · places · throttle · own_staging
+//!   undo · throttle                          of a failed creation; I/O limits
+//!   backing                                  what it is made of: make ready, recognise, let go
+//!   mounts · lookup · names                  questions: is it mounted, is it there, which is meant
+//!   records · wipe · status · places · own_staging
 //!   state                                    index, journal, attachments, operations, …
-//!   config
+//!   kinds · config · kubelet
 //! ```
 //!
 //! It must not know Kubernetes, CSI, HTTP or the command line.
 
-mod activation;
+mod backing;
 mod config;
-mod content;
 mod ephemeral;
 mod findings;
 mod kinds;
@@ -47,7 +47,6 @@ mod state;
 mod status;
 #[cfg(test)]
 mod testing;
-mod thaw;
 mod throttle;
 mod undo;
 mod volume;

@@ -10,7 +10,7 @@ use stowage_model::{Bytes, Error, Id, Record, Result};
 use tokio::time::Instant;
 
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::state::last_known::Known;
 
 /// For how long after the start a caller waits for pools that are being read. Below the 10 s that

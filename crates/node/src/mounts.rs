@@ -3,13 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use stowage_host::{blocking, device, loopdev, mount};
+use stowage_host::{blocking, mount};
 use stowage_model::error::Context;
 use stowage_model::{Error, Result};
 
+use crate::backing::device::attached;
+use crate::backing::recognise::{is_ours, is_own_device};
 use crate::own_staging::own_staging_path;
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 
 /// What is mounted somewhere, on top.
 pub(crate) enum Mounted {
@@ -60,34 +62,6 @@ pub(crate) fn used_at(node: &Node, entry: &Entry) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-async fn device_of(entry: &Entry) -> Result<Option<stowage_host::Devno>> {
-    let Some(device) = entry.pool.attached(&entry.record).await? else {
-        return Ok(None);
-    };
-    device::devno(&device.path)
-        .map(Some)
-        .or_internal(|| format!("failed to look at {}", device.path.display()))
-}
-
-async fn is_ours(entry: &Entry, found: &mount::Mount) -> Result<bool> {
-    if device_of(entry).await? == Some(found.dev) {
-        return Ok(true);
-    }
-    // btrfs shows a device number of its own; there the source names the device.
-    let Some(attached) = entry.pool.attached(&entry.record).await? else {
-        return Ok(false);
-    };
-    let (source, attached) = (PathBuf::from(&found.source), attached.path);
-    Ok(blocking(move || {
-        let same = device::devno(&source)
-            .ok()
-            .zip(device::devno(&attached).ok());
-        same.is_some_and(|(a, b)| a == b)
-    })
-    .await
-        && found.fstype == "btrfs")
-}
-
 /// Whether the volume's own device is mounted at `path`; something else there is an error.
 pub(crate) async fn mounted_here(entry: &Entry, path: &Path) -> Result<bool> {
     let Some(found) = mount_at(path).await? else {
@@ -113,29 +87,16 @@ pub(crate) async fn ours_at(
     let Some(found) = mount_at(path).await? else {
         return Ok(Mounted::Nothing);
     };
-    let Some(attached) = entry.pool.attached(&entry.record).await? else {
+    let Some(device) = attached(entry).await? else {
         // Its device cannot be told any more (the pool went away under it); our notes can.
         let noted = node.attachments().get(&entry.record.id);
         let ours = noted.paths().any(|known| known == path);
         return Ok(Mounted::of(Some(found), ours));
     };
-    if !block {
-        let ours = is_ours(entry, &found).await?;
-        return Ok(Mounted::of(Some(found), ours));
-    }
-    let (path, title) = (path.to_owned(), entry.title());
-    let ours = blocking(move || {
-        let failed = || format!("failed to look for the devices of {title}");
-        let Ok(here) = device::devno(&path) else {
-            return Ok::<bool, Error>(false);
-        };
-        if device::devno(&attached.path).or_internal(failed)? == here {
-            return Ok(true);
-        }
-        let readers = loopdev::readers(&attached.path).or_internal(failed)?;
-        Ok(readers.iter().any(|r| device::devno(r).ok() == Some(here)))
-    })
-    .await?;
+    let ours = match block {
+        true => is_own_device(entry, &device, path).await?,
+        false => is_ours(entry, &found).await?,
+    };
     Ok(Mounted::of(Some(found), ours))
 }
 

@@ -87,7 +87,7 @@ pub(crate) async fn extend_pool(
     // Another daemon may be serving it.
     node.unread().among(std::slice::from_ref(&pool))?;
     let _disks = take_disks(node, disks).await?;
-    pool.extend(disks, force).await?;
+    pool.disks()?.extend(disks, force).await?;
     pool.status().await
 }
 

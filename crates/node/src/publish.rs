@@ -2,9 +2,7 @@
 
 pub(crate) mod direct;
 pub(crate) mod ephemeral;
-pub(crate) mod format;
 pub(crate) mod plan;
-pub(crate) mod resize;
 pub(crate) mod stage;
 pub(crate) mod stats;
 pub(crate) mod target;

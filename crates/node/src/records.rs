@@ -8,7 +8,7 @@ use stowage_model::{Id, Result};
 
 use crate::state::Node;
 use crate::state::attachments::Attachment;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::state::journal::Intent;
 
 /// How long a record changed in use may wait before it is carried into its pool: long enough for

@@ -22,6 +22,7 @@ pub(crate) mod before;
 pub(crate) mod busy;
 pub(crate) mod definitions;
 pub(crate) mod doubts;
+pub(crate) mod entry;
 pub(crate) mod ground;
 pub(crate) mod index;
 pub(crate) mod jobs;

@@ -18,7 +18,10 @@ use stowage_model::volumes::{Capacity, Finding, PoolStatus};
 use stowage_model::{
     Bytes, Error, FsType, Id, Limits, Name, PoolKind, PoolName, Record, Result, VolumeRequest,
 };
-use stowage_pool::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan, Turn};
+use stowage_pool::{
+    Attach, Backing, BlockDevices, Clones, Defect, Device, Disks, Found, Hold, Leftover, Pool,
+    Removed, Scan, Snapshots, Turn,
+};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
@@ -26,7 +29,7 @@ use crate::config::Options;
 use crate::config::ephemeral::EphemeralRules;
 use crate::local::Local;
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 
 const SIZE: Bytes = Bytes::mib(16);
 
@@ -300,18 +303,6 @@ impl Pool for Files {
         }
     }
 
-    fn can_snapshot(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn clones_instantly(&self, _new: &Record) -> bool {
-        true
-    }
-
-    fn reads_in_place(&self, record: &Record) -> bool {
-        self.shows.load(Ordering::SeqCst) && record.read_only && record.source.is_some()
-    }
-
     fn creation_needs_journal(&self) -> bool {
         false
     }
@@ -369,34 +360,6 @@ impl Pool for Files {
         Ok(self.make(record, size))
     }
 
-    async fn turn(&self) -> Turn {
-        Arc::clone(&self.turn).lock_owned().await.into()
-    }
-
-    async fn snapshot_in(&self, _turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
-        self.log("cut");
-        let takes = *self.cuts_take.lock().unwrap();
-        tokio::time::sleep(takes).await;
-        std::fs::copy(self.file(&of.id), self.file(&snapshot.id)).unwrap();
-        self.make(snapshot, SIZE);
-        Ok(())
-    }
-
-    fn freezes_itself(&self) -> bool {
-        !self.is_file.load(Ordering::SeqCst)
-    }
-
-    async fn clone_in(
-        &self,
-        _turn: &Turn,
-        source: &Record,
-        new: &Record,
-        size: Bytes,
-    ) -> Result<Bytes> {
-        std::fs::copy(self.file(&source.id), self.file(&new.id)).unwrap();
-        Ok(self.make(new, size))
-    }
-
     async fn rewrite(&self, record: &Record) -> Result<()> {
         if count_down(&self.refusals) {
             return Err(Error::internal("no LVM command works"));
@@ -433,6 +396,41 @@ impl Pool for Files {
         Ok(())
     }
 
+    async fn tend(&self) -> Result<Vec<Finding>> {
+        self.tended.fetch_add(1, Ordering::SeqCst);
+        if self.ill.load(Ordering::SeqCst) {
+            return Err(Error::internal("its disk is gone"));
+        }
+        Ok(Vec::new())
+    }
+
+    async fn turn(&self) -> Turn {
+        Arc::clone(&self.turn).lock_owned().await.into()
+    }
+
+    fn backing(&self) -> Backing<'_> {
+        Backing::Block(self)
+    }
+
+    fn snapshots(&self) -> Result<&dyn Snapshots> {
+        Ok(self)
+    }
+
+    fn clones(&self) -> Option<&dyn Clones> {
+        Some(self)
+    }
+
+    fn hold(&self) -> Option<&dyn Hold> {
+        (!self.is_file.load(Ordering::SeqCst)).then_some(self as &dyn Hold)
+    }
+
+    fn disks(&self) -> Result<&dyn Disks> {
+        Ok(self)
+    }
+}
+
+#[async_trait]
+impl BlockDevices for Files {
     async fn attach(&self, record: &Record, _how: Attach) -> Result<Device> {
         self.attached.lock().unwrap().insert(record.id.clone());
         Ok(Device::new(self.file(&record.id), SIZE))
@@ -451,7 +449,44 @@ impl Pool for Files {
         self.attached.lock().unwrap().remove(&record.id);
         Ok(())
     }
+}
 
+#[async_trait]
+impl Snapshots for Files {
+    fn reads_in_place(&self, record: &Record) -> bool {
+        self.shows.load(Ordering::SeqCst) && record.read_only && record.source.is_some()
+    }
+
+    async fn snapshot_in(&self, _turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
+        self.log("cut");
+        let takes = *self.cuts_take.lock().unwrap();
+        tokio::time::sleep(takes).await;
+        std::fs::copy(self.file(&of.id), self.file(&snapshot.id)).unwrap();
+        self.make(snapshot, SIZE);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Clones for Files {
+    fn clones_instantly(&self, _new: &Record) -> bool {
+        true
+    }
+
+    async fn clone_in(
+        &self,
+        _turn: &Turn,
+        source: &Record,
+        new: &Record,
+        size: Bytes,
+    ) -> Result<Bytes> {
+        std::fs::copy(self.file(&source.id), self.file(&new.id)).unwrap();
+        Ok(self.make(new, size))
+    }
+}
+
+#[async_trait]
+impl Hold for Files {
     async fn suspend_in(&self, _turn: &Turn, _records: &[Record]) -> Result<()> {
         self.log("suspend");
         Ok(())
@@ -461,17 +496,12 @@ impl Pool for Files {
         self.log("resume");
         Ok(())
     }
+}
 
+#[async_trait]
+impl Disks for Files {
     async fn extend(&self, _disks: &[PathBuf], _force: bool) -> Result<()> {
         Ok(())
-    }
-
-    async fn tend(&self) -> Result<Vec<Finding>> {
-        self.tended.fetch_add(1, Ordering::SeqCst);
-        if self.ill.load(Ordering::SeqCst) {
-            return Err(Error::internal("its disk is gone"));
-        }
-        Ok(Vec::new())
     }
 }
 

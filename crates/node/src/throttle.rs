@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use stowage_host::cgroup::{Hierarchy, IoLimits};
-use stowage_host::{Devno, blocking, device};
+use stowage_host::{Devno, blocking};
 use stowage_model::error::Context;
 use stowage_model::{Error, Id, Limits, Result};
 
+use crate::backing::limit::throttled_devices;
 use crate::state::Node;
 use crate::state::attachments::Publication;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 
 pub(crate) mod watch;
 
@@ -161,24 +162,6 @@ pub(crate) async fn limits_again_in(node: &Node, id: &Id, pods: &BTreeMap<String
                 error = %e.chain(), "limits not set again");
         }
     }
-}
-
-async fn throttled_devices(entry: &Entry, publication: &Publication) -> Result<Vec<Devno>> {
-    let Some(attached) = entry.pool.attached(&entry.record).await? else {
-        return Ok(Vec::new());
-    };
-    let reader = publication.block && publication.read_only;
-    blocking(move || {
-        let failed = || format!("failed to look at {}", attached.path.display());
-        let mut all = vec![device::devno(&attached.path).or_internal(failed)?];
-        if reader {
-            for path in stowage_host::loopdev::readers(&attached.path).or_internal(failed)? {
-                all.push(device::devno(&path).or_internal(failed)?);
-            }
-        }
-        Ok(all)
-    })
-    .await
 }
 
 fn set(

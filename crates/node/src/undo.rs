@@ -5,6 +5,7 @@ use std::sync::Arc;
 use stowage_model::{Error, Id, Kind, Record, Result};
 use stowage_pool::Pool;
 
+use crate::backing::device::detach;
 use crate::records::{note, noted, unnote};
 use crate::state::Node;
 use crate::state::journal::Intent;
@@ -58,7 +59,7 @@ pub(crate) async fn end_failed_creation(node: &Arc<Node>, id: &Id) -> Result<()>
 }
 
 async fn take_away(node: &Arc<Node>, pool: &Arc<dyn Pool>, record: &Record) -> Result<()> {
-    pool.detach(record).await?;
+    detach(pool, record).await?;
     let removed = pool.remove(record).await?;
     purge_later(node, pool, removed);
     Ok(())

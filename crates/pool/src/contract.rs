@@ -37,7 +37,7 @@ impl Device {
 /// How a volume is to be attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attach {
-    /// Until [`Pool::detach`].
+    /// Until [`BlockDevices::detach`].
     Held,
     /// Until the last opener (a mount) lets go, where the kind can do that: a crash between
     /// attaching and mounting then leaves nothing behind.
@@ -191,6 +191,9 @@ pub(crate) fn claimed(pool: &PoolName, error: LockError) -> Error {
 /// Rules for every kind: each call is idempotent, looks before it acts, and leaves the disk in a
 /// state that `scan` understands wherever it is cut off. Sizes given are rounded up by
 /// [`Pool::rounded`] first.
+///
+/// This is what every kind has. What a volume of it is made of, [`Pool::backing`] tells; what only some kinds
+/// can, they answer as abilities.
 #[async_trait]
 pub trait Pool: Send + Sync {
     /// Its name.
@@ -228,16 +231,6 @@ pub trait Pool: Send + Sync {
     /// a pool that cannot be looked at has room for none.
     async fn capacity(&self, layout: Layout, provisioning: Provisioning) -> Capacity;
 
-    /// Whether volumes of this pool can be snapshotted, and if not, why and what to do.
-    ///
-    /// # Errors
-    /// [`stowage_model::Kind::Unsupported`] with the reason.
-    fn can_snapshot(&self) -> Result<()>;
-
-    /// Whether a new volume with this record can be made from a snapshot or volume in this pool
-    /// without copying bytes.
-    fn clones_instantly(&self, new: &Record) -> bool;
-
     /// Whether a kill during [`Pool::create`] may leave a volume that is found by `scan` but is
     /// not provably blank; the caller then journals the creation.
     fn creation_needs_journal(&self) -> bool;
@@ -255,55 +248,6 @@ pub trait Pool: Send + Sync {
     /// else bears its id: then nothing was made.
     async fn create(&self, record: &Record, size: Bytes) -> Result<Bytes>;
 
-    /// Wait for the pool's turn. Whoever holds writers takes it before, since a cut that queued
-    /// behind other changes would hold them for as long as those take.
-    async fn turn(&self) -> Turn {
-        Turn::NONE
-    }
-
-    /// Cut a snapshot of a volume, in this turn. The cut is a moment of the device; the caller
-    /// freezes a mounted file system where [`Pool::freezes_itself`] is false.
-    async fn snapshot_in(&self, turn: &Turn, of: &Record, snapshot: &Record) -> Result<()>;
-
-    /// As [`Pool::snapshot_in`], in a turn of its own.
-    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
-        self.snapshot_in(&self.turn().await, of, snapshot).await
-    }
-
-    /// Whether cutting a snapshot makes the kernel freeze the file system on the volume by
-    /// itself (device mapper does on suspend; freezing twice fails before Linux 6.6).
-    fn freezes_itself(&self) -> bool;
-
-    /// Make a volume from a snapshot or volume of this pool without copying, in this turn; `size`
-    /// is at least the source's.
-    async fn clone_in(
-        &self,
-        turn: &Turn,
-        source: &Record,
-        new: &Record,
-        size: Bytes,
-    ) -> Result<Bytes>;
-
-    /// As [`Pool::clone_in`], in a turn of its own.
-    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
-        self.clone_in(&self.turn().await, source, new, size).await
-    }
-
-    /// What the pool itself knows of an attached volume's bytes; proves more, and costs less, than
-    /// reading its device.
-    async fn written(&self, _record: &Record) -> Result<Written> {
-        Ok(Written::Unknown)
-    }
-
-    /// Whether the bytes of a volume or snapshot are still there, as far as that can be told
-    /// without attaching it.
-    ///
-    /// # Errors
-    /// [`stowage_model::Kind::Precondition`] for a snapshot that overflowed and whoever reads it.
-    async fn intact(&self, _record: &Record) -> Result<()> {
-        Ok(())
-    }
-
     /// Write a changed record.
     async fn rewrite(&self, record: &Record) -> Result<()>;
 
@@ -312,20 +256,6 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// [`stowage_model::Kind::Full`], [`stowage_model::Kind::Precondition`].
     async fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes>;
-
-    /// Whether a volume of this pool with this record has no bytes of its own but shows its
-    /// source's in place.
-    fn reads_in_place(&self, _record: &Record) -> bool {
-        false
-    }
-
-    /// Whether [`Pool::remove`] would be refused, as far as can be told beforehand.
-    ///
-    /// # Errors
-    /// [`stowage_model::Kind::Precondition`] saying who needs it.
-    async fn removable(&self, _record: &Record) -> Result<()> {
-        Ok(())
-    }
 
     /// Take a detached volume or snapshot away. Afterwards its id is free for a new volume.
     ///
@@ -341,15 +271,65 @@ pub trait Pool: Send + Sync {
     /// kept, and there is nothing to be done. Everything else is to be tried again.
     async fn purge(&self, leftover: &Leftover, progress: &Arc<Progress>) -> Result<()>;
 
+    /// Upkeep, called every few seconds: grow snapshot stores, watch fill levels. Must start no
+    /// process while nothing was written. Answers what is wrong with the pool.
+    async fn tend(&self) -> Result<Vec<Finding>>;
+
+    /// Wait for the pool's turn. Whoever holds writers takes it before, since a cut that queued
+    /// behind other changes would hold them for as long as those take.
+    async fn turn(&self) -> Turn {
+        Turn::NONE
+    }
+
+    /// What its volumes are made of.
+    fn backing(&self) -> Backing<'_>;
+
+    /// Cutting snapshots.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Unsupported`] with the reason why volumes of this pool cannot be
+    /// snapshotted, and what to do.
+    fn snapshots(&self) -> Result<&dyn Snapshots>;
+
+    /// Making volumes of others without copying bytes.
+    fn clones(&self) -> Option<&dyn Clones> {
+        None
+    }
+
+    /// Holding the writers of its volumes by itself: cutting a snapshot then makes the kernel freeze the
+    /// file system on the volume (device mapper does on suspend; freezing twice fails before Linux 6.6).
+    fn hold(&self) -> Option<&dyn Hold> {
+        None
+    }
+
+    /// Taking disks.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Unsupported`] with what to do instead.
+    fn disks(&self) -> Result<&dyn Disks>;
+}
+
+impl dyn Pool {
+    /// Whether a volume of this pool with this record has no bytes of its own but shows its source's in
+    /// place.
+    pub fn shows_in_place(&self, record: &Record) -> bool {
+        self.snapshots()
+            .is_ok_and(|snapshots| snapshots.reads_in_place(record))
+    }
+}
+
+/// What the volumes of a pool are made of.
+#[derive(Clone, Copy)]
+pub enum Backing<'a> {
+    /// Block devices.
+    Block(&'a dyn BlockDevices),
+}
+
+/// Volumes that are block devices while they are attached.
+#[async_trait]
+pub trait BlockDevices: Send + Sync {
     /// Make the volume or snapshot reachable as a device.
     async fn attach(&self, record: &Record, how: Attach) -> Result<Device>;
-
-    /// Called after a file system was made on an attached volume, or mounted: what that took away
-    /// of the space of a thick volume comes back. What cannot be given back now is told by
-    /// [`Pool::tend`].
-    async fn refill(&self, _record: &Record) -> Result<()> {
-        Ok(())
-    }
 
     /// The device, when attached.
     async fn attached(&self, record: &Record) -> Result<Option<Device>>;
@@ -357,26 +337,102 @@ pub trait Pool: Send + Sync {
     /// Let the device go; nothing is done when it is not attached.
     async fn detach(&self, record: &Record) -> Result<()>;
 
+    /// What the pool itself knows of an attached volume's bytes; proves more, and costs less, than
+    /// reading its device.
+    async fn written(&self, _record: &Record) -> Result<Written> {
+        Ok(Written::Unknown)
+    }
+
+    /// Called after a file system was made on an attached volume, or mounted: what that took away
+    /// of the space of a thick volume comes back. What cannot be given back now is told by
+    /// [`Pool::tend`].
+    async fn refill(&self, _record: &Record) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Cutting snapshots, and what becomes of them.
+#[async_trait]
+pub trait Snapshots: Pool {
+    /// Cut a snapshot of a volume, in this turn. The cut is a moment of the device; the caller
+    /// freezes a mounted file system where there is no [`Pool::hold`].
+    async fn snapshot_in(&self, turn: &Turn, of: &Record, snapshot: &Record) -> Result<()>;
+
+    /// As [`Snapshots::snapshot_in`], in a turn of its own.
+    async fn snapshot(&self, of: &Record, snapshot: &Record) -> Result<()> {
+        self.snapshot_in(&self.turn().await, of, snapshot).await
+    }
+
+    /// Whether the bytes of a volume or snapshot are still there, as far as that can be told
+    /// without attaching it.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] for a snapshot that overflowed and whoever reads it.
+    async fn intact(&self, _record: &Record) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether a volume of this pool with this record has no bytes of its own but shows its
+    /// source's in place.
+    fn reads_in_place(&self, _record: &Record) -> bool {
+        false
+    }
+
+    /// Whether [`Pool::remove`] would be refused, as far as can be told beforehand.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Precondition`] saying who needs it.
+    async fn removable(&self, _record: &Record) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Making a volume from a snapshot or volume of the same pool without copying.
+#[async_trait]
+pub trait Clones: Pool {
+    /// Whether a new volume with this record can be made from a snapshot or volume in this pool
+    /// without copying bytes.
+    fn clones_instantly(&self, new: &Record) -> bool;
+
+    /// Make a volume from a snapshot or volume of this pool without copying, in this turn; `size`
+    /// is at least the source's.
+    async fn clone_in(
+        &self,
+        turn: &Turn,
+        source: &Record,
+        new: &Record,
+        size: Bytes,
+    ) -> Result<Bytes>;
+
+    /// As [`Clones::clone_in`], in a turn of its own.
+    async fn clone_volume(&self, source: &Record, new: &Record, size: Bytes) -> Result<Bytes> {
+        self.clone_in(&self.turn().await, source, new, size).await
+    }
+}
+
+/// Holding the writers of several volumes at one moment.
+#[async_trait]
+pub trait Hold: Pool {
     /// Hold writes to these volumes (all in this pool) so that snapshots taken until
-    /// [`Pool::resume`] show one moment. Only called for pools that freeze by themselves.
+    /// [`Hold::resume`] show one moment.
     async fn suspend_in(&self, turn: &Turn, records: &[Record]) -> Result<()>;
 
-    /// As [`Pool::suspend_in`], in a turn of its own.
+    /// As [`Hold::suspend_in`], in a turn of its own.
     async fn suspend(&self, records: &[Record]) -> Result<()> {
         self.suspend_in(&self.turn().await, records).await
     }
 
-    /// End [`Pool::suspend`]; harmless when nothing is suspended.
+    /// End [`Hold::suspend`]; harmless when nothing is suspended.
     async fn resume(&self, records: &[Record]) -> Result<()>;
+}
 
+/// Giving a pool more disks.
+#[async_trait]
+pub trait Disks: Send + Sync {
     /// Add disks to the pool.
     ///
     /// # Errors
     /// [`stowage_model::Kind::Precondition`] naming what was found on a disk that is not blank,
     /// unless `force`.
     async fn extend(&self, disks: &[PathBuf], force: bool) -> Result<()>;
-
-    /// Upkeep, called every few seconds: grow snapshot stores, watch fill levels. Must start no
-    /// process while nothing was written. Answers what is wrong with the pool.
-    async fn tend(&self) -> Result<Vec<Finding>>;
 }

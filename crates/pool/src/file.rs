@@ -35,7 +35,10 @@ use stowage_model::volumes::{Capacity, Finding, PoolStatus, Severity, Trouble};
 use stowage_model::{Bytes, Error, Id, PoolKind, PoolName, Record, Result};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Turn, Written};
+use crate::{
+    Attach, Backing, BlockDevices, Clones, Device, Disks, Leftover, Pool, Removed, Scan, Snapshots,
+    Turn, Written,
+};
 use ledger::Ledger;
 
 pub use setup::Options;
@@ -191,6 +194,24 @@ impl FilePool {
     }
 }
 
+impl FilePool {
+    /// Whether files can share blocks here.
+    ///
+    /// # Errors
+    /// [`stowage_model::Kind::Unsupported`] with the reason.
+    fn shares(&self) -> Result<()> {
+        if self.shared.reflink()? {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "pool {} cannot cut snapshots: the file system under {} cannot share blocks between \
+             files (reflink); put the pool on xfs or btrfs",
+            self.name(),
+            self.path().display()
+        )))
+    }
+}
+
 #[async_trait]
 impl Pool for FilePool {
     fn name(&self) -> &PoolName {
@@ -226,29 +247,6 @@ impl Pool for FilePool {
         looked.unwrap_or_default()
     }
 
-    fn can_snapshot(&self) -> Result<()> {
-        if self.shared.reflink()? {
-            return Ok(());
-        }
-        Err(Error::unsupported(format!(
-            "pool {} cannot cut snapshots: the file system under {} cannot share blocks between \
-             files (reflink); put the pool on xfs or btrfs",
-            self.name(),
-            self.path().display()
-        )))
-    }
-
-    /// btrfs shares blocks between two files that are written in place, or two that are not: a
-    /// thick volume is a copy of what is not.
-    fn clones_instantly(&self, new: &Record) -> bool {
-        let source = new.source.as_ref().filter(|_| volume::keeps_blocks(new));
-        let in_place = |id: &Id| {
-            let data = self.shared.place(id).join("data");
-            stowage_host::reflink::is_in_place(&data).unwrap_or(true)
-        };
-        self.shared.reflink().unwrap_or_default() && source.is_none_or(in_place)
-    }
-
     fn creation_needs_journal(&self) -> bool {
         false
     }
@@ -266,35 +264,6 @@ impl Pool for FilePool {
         self.run(move |shared| shared.create(&record, size)).await
     }
 
-    async fn snapshot_in(&self, _turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
-        self.can_snapshot()?;
-        let (of, snapshot) = (of.clone(), snapshot.clone());
-        self.run(move |shared| shared.share(&of, &snapshot, Bytes(0)).map(drop))
-            .await
-    }
-
-    fn freezes_itself(&self) -> bool {
-        false
-    }
-
-    async fn clone_in(
-        &self,
-        _turn: &Turn,
-        source: &Record,
-        new: &Record,
-        size: Bytes,
-    ) -> Result<Bytes> {
-        self.can_snapshot()?;
-        let (source, new) = (source.clone(), new.clone());
-        self.run(move |shared| shared.share(&source, &new, size))
-            .await
-    }
-
-    async fn written(&self, record: &Record) -> Result<Written> {
-        let record = record.clone();
-        self.run(move |shared| Ok(shared.written(&record))).await
-    }
-
     async fn rewrite(&self, record: &Record) -> Result<()> {
         let record = record.clone();
         self.run(move |shared| shared.rewrite(&record)).await
@@ -303,12 +272,6 @@ impl Pool for FilePool {
     async fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes> {
         let record = record.clone();
         self.run(move |shared| shared.grow(&record, size)).await
-    }
-
-    async fn removable(&self, record: &Record) -> Result<()> {
-        let record = record.clone();
-        self.run(move |shared| shared.check_removable(&record))
-            .await
     }
 
     async fn remove(&self, record: &Record) -> Result<Removed> {
@@ -320,46 +283,6 @@ impl Pool for FilePool {
         // Unlinking a large file takes the file system a while.
         let (shared, leftover) = (Arc::clone(&self.shared), leftover.clone());
         on_own_thread(move || shared.purge(&leftover)).await
-    }
-
-    async fn attach(&self, record: &Record, how: Attach) -> Result<Device> {
-        let record = record.clone();
-        self.run(move |shared| shared.attach(&record, how)).await
-    }
-
-    async fn refill(&self, record: &Record) -> Result<()> {
-        let record = record.clone();
-        self.run(move |shared| {
-            shared.refill(&record);
-            Ok(())
-        })
-        .await
-    }
-
-    async fn attached(&self, record: &Record) -> Result<Option<Device>> {
-        let record = record.clone();
-        self.run(move |shared| shared.attached(&record)).await
-    }
-
-    async fn detach(&self, record: &Record) -> Result<()> {
-        let record = record.clone();
-        self.run(move |shared| shared.detach(&record)).await
-    }
-
-    async fn suspend_in(&self, _turn: &Turn, _records: &[Record]) -> Result<()> {
-        Ok(())
-    }
-
-    async fn resume(&self, _records: &[Record]) -> Result<()> {
-        Ok(())
-    }
-
-    async fn extend(&self, _disks: &[PathBuf], _force: bool) -> Result<()> {
-        Err(Error::unsupported(format!(
-            "pool {} is a directory and takes no disks; grow the file system under {} instead",
-            self.name(),
-            self.path().display()
-        )))
     }
 
     async fn tend(&self) -> Result<Vec<Finding>> {
@@ -403,6 +326,102 @@ impl Pool for FilePool {
             ),
         });
         Ok(findings)
+    }
+
+    fn backing(&self) -> Backing<'_> {
+        Backing::Block(self)
+    }
+
+    fn snapshots(&self) -> Result<&dyn Snapshots> {
+        self.shares()?;
+        Ok(self)
+    }
+
+    fn clones(&self) -> Option<&dyn Clones> {
+        self.shares().is_ok().then_some(self as &dyn Clones)
+    }
+
+    fn disks(&self) -> Result<&dyn Disks> {
+        Err(Error::unsupported(format!(
+            "pool {} is a directory and takes no disks; grow the file system under {} instead",
+            self.name(),
+            self.path().display()
+        )))
+    }
+}
+
+#[async_trait]
+impl BlockDevices for FilePool {
+    async fn written(&self, record: &Record) -> Result<Written> {
+        let record = record.clone();
+        self.run(move |shared| Ok(shared.written(&record))).await
+    }
+
+    async fn attach(&self, record: &Record, how: Attach) -> Result<Device> {
+        let record = record.clone();
+        self.run(move |shared| shared.attach(&record, how)).await
+    }
+
+    async fn refill(&self, record: &Record) -> Result<()> {
+        let record = record.clone();
+        self.run(move |shared| {
+            shared.refill(&record);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn attached(&self, record: &Record) -> Result<Option<Device>> {
+        let record = record.clone();
+        self.run(move |shared| shared.attached(&record)).await
+    }
+
+    async fn detach(&self, record: &Record) -> Result<()> {
+        let record = record.clone();
+        self.run(move |shared| shared.detach(&record)).await
+    }
+}
+
+#[async_trait]
+impl Snapshots for FilePool {
+    async fn snapshot_in(&self, _turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
+        self.shares()?;
+        let (of, snapshot) = (of.clone(), snapshot.clone());
+        self.run(move |shared| shared.share(&of, &snapshot, Bytes(0)).map(drop))
+            .await
+    }
+
+    async fn removable(&self, record: &Record) -> Result<()> {
+        let record = record.clone();
+        self.run(move |shared| shared.check_removable(&record))
+            .await
+    }
+}
+
+#[async_trait]
+impl Clones for FilePool {
+    /// btrfs shares blocks between two files that are written in place, or two that are not: a
+    /// thick volume is a copy of what is not.
+    fn clones_instantly(&self, new: &Record) -> bool {
+        let source = new.source.as_ref().filter(|_| volume::keeps_blocks(new));
+        let in_place = |id: &Id| {
+            let data = self.shared.place(id).join("data");
+            stowage_host::reflink::is_in_place(&data).unwrap_or(true)
+        };
+        self.shared.reflink().unwrap_or_default() && source.is_none_or(in_place)
+    }
+
+    async fn clone_in(
+        &self,
+        _turn: &Turn,
+        source: &Record,
+        new: &Record,
+        size: Bytes,
+    ) -> Result<Bytes> {
+        self.shares()?;
+        let (source, new) = (source.clone(), new.clone());
+        self.run(move |shared| shared.share(&source, &new, size))
+            .await
     }
 }
 

@@ -18,4 +18,7 @@ pub mod lvm;
 pub mod thin;
 mod vg;
 
-pub use contract::{Attach, Defect, Device, Found, Leftover, Pool, Removed, Scan, Turn, Written};
+pub use contract::{
+    Attach, Backing, BlockDevices, Clones, Defect, Device, Disks, Found, Hold, Leftover, Pool,
+    Removed, Scan, Snapshots, Turn, Written,
+};

@@ -45,7 +45,10 @@ use stowage_model::{Bytes, PoolKind, PoolName, Record, Reserve, Result};
 
 use crate::vg::watch::Watch;
 use crate::vg::{Vg, names};
-use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Turn};
+use crate::{
+    Attach, Backing, BlockDevices, Clones, Device, Disks, Hold, Leftover, Pool, Removed, Scan,
+    Snapshots, Turn,
+};
 
 pub use setup::{Options, make};
 pub use stowage_model::pool::Wipe;
@@ -134,14 +137,6 @@ impl Pool for LvmPool {
         self.capacity_of(layout).await
     }
 
-    fn can_snapshot(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn clones_instantly(&self, new: &Record) -> bool {
-        reader::snapshot_of(new).is_some()
-    }
-
     fn creation_needs_journal(&self) -> bool {
         // lvcreate commits the LV before it wipes the first sector of it.
         true
@@ -159,46 +154,12 @@ impl Pool for LvmPool {
         self.create_volume(record, size).await
     }
 
-    async fn turn(&self) -> Turn {
-        self.vg.turn_to_cut().await
-    }
-
-    async fn snapshot_in(&self, turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
-        self.cut(turn, of, snapshot).await
-    }
-
-    fn freezes_itself(&self) -> bool {
-        true
-    }
-
-    async fn clone_in(
-        &self,
-        turn: &Turn,
-        source: &Record,
-        new: &Record,
-        size: Bytes,
-    ) -> Result<Bytes> {
-        self.add_reader(turn, source, new, size).await
-    }
-
-    async fn intact(&self, record: &Record) -> Result<()> {
-        self.not_lost(record).await
-    }
-
     async fn rewrite(&self, record: &Record) -> Result<()> {
         self.rewrite_record(record).await
     }
 
     async fn grow(&self, record: &Record, size: Bytes) -> Result<Bytes> {
         self.grow_volume(record, size).await
-    }
-
-    fn reads_in_place(&self, record: &Record) -> bool {
-        reader::snapshot_of(record).is_some()
-    }
-
-    async fn removable(&self, record: &Record) -> Result<()> {
-        self.check_removable(record).await
     }
 
     async fn remove(&self, record: &Record) -> Result<Removed> {
@@ -209,6 +170,38 @@ impl Pool for LvmPool {
         self.wipe_leftover(leftover, progress).await
     }
 
+    async fn tend(&self) -> Result<Vec<Finding>> {
+        self.vg.look_again().await;
+        self.tend_stores().await
+    }
+
+    async fn turn(&self) -> Turn {
+        self.vg.turn_to_cut().await
+    }
+
+    fn backing(&self) -> Backing<'_> {
+        Backing::Block(self)
+    }
+
+    fn snapshots(&self) -> Result<&dyn Snapshots> {
+        Ok(self)
+    }
+
+    fn clones(&self) -> Option<&dyn Clones> {
+        Some(self)
+    }
+
+    fn hold(&self) -> Option<&dyn Hold> {
+        Some(self)
+    }
+
+    fn disks(&self) -> Result<&dyn Disks> {
+        Ok(self)
+    }
+}
+
+#[async_trait]
+impl BlockDevices for LvmPool {
     async fn attach(&self, record: &Record, _how: Attach) -> Result<Device> {
         self.reach(record).await
     }
@@ -220,7 +213,46 @@ impl Pool for LvmPool {
     async fn detach(&self, record: &Record) -> Result<()> {
         self.let_go(record).await
     }
+}
 
+#[async_trait]
+impl Snapshots for LvmPool {
+    async fn snapshot_in(&self, turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
+        self.cut(turn, of, snapshot).await
+    }
+
+    async fn intact(&self, record: &Record) -> Result<()> {
+        self.not_lost(record).await
+    }
+
+    fn reads_in_place(&self, record: &Record) -> bool {
+        reader::snapshot_of(record).is_some()
+    }
+
+    async fn removable(&self, record: &Record) -> Result<()> {
+        self.check_removable(record).await
+    }
+}
+
+#[async_trait]
+impl Clones for LvmPool {
+    fn clones_instantly(&self, new: &Record) -> bool {
+        reader::snapshot_of(new).is_some()
+    }
+
+    async fn clone_in(
+        &self,
+        turn: &Turn,
+        source: &Record,
+        new: &Record,
+        size: Bytes,
+    ) -> Result<Bytes> {
+        self.add_reader(turn, source, new, size).await
+    }
+}
+
+#[async_trait]
+impl Hold for LvmPool {
     async fn suspend_in(&self, _turn: &Turn, records: &[Record]) -> Result<()> {
         self.vg.suspend(&self.lvs(records)).await
     }
@@ -228,16 +260,14 @@ impl Pool for LvmPool {
     async fn resume(&self, records: &[Record]) -> Result<()> {
         self.vg.resume(&self.lvs(records)).await
     }
+}
 
+#[async_trait]
+impl Disks for LvmPool {
     async fn extend(&self, disks: &[PathBuf], force: bool) -> Result<()> {
         crate::vg::setup::extend(&self.vg, disks, force)
             .await
             .map(drop)
-    }
-
-    async fn tend(&self) -> Result<Vec<Finding>> {
-        self.vg.look_again().await;
-        self.tend_stores().await
     }
 }
 

@@ -45,7 +45,10 @@ use stowage_model::{Bytes, Error, PoolKind, PoolName, Record, Result};
 
 use crate::vg::watch::Watch;
 use crate::vg::{Lv, Report, Vg, names};
-use crate::{Attach, Device, Leftover, Pool, Removed, Scan, Turn, Written};
+use crate::{
+    Attach, Backing, BlockDevices, Clones, Device, Disks, Hold, Leftover, Pool, Removed, Scan,
+    Snapshots, Turn, Written,
+};
 
 pub use setup::{Options, make};
 
@@ -203,14 +206,6 @@ impl Pool for ThinPool {
         Capacity { available, largest }
     }
 
-    fn can_snapshot(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn clones_instantly(&self, _new: &Record) -> bool {
-        true
-    }
-
     fn creation_needs_journal(&self) -> bool {
         // LVM may give it a thin device that holds somebody's bytes, which is seen afterwards.
         true
@@ -228,32 +223,6 @@ impl Pool for ThinPool {
         self.create_volume(record, size).await
     }
 
-    async fn turn(&self) -> Turn {
-        self.vg.turn_to_cut().await
-    }
-
-    async fn snapshot_in(&self, turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
-        self.cut(turn, of, snapshot).await
-    }
-
-    fn freezes_itself(&self) -> bool {
-        true
-    }
-
-    async fn clone_in(
-        &self,
-        turn: &Turn,
-        source: &Record,
-        new: &Record,
-        size: Bytes,
-    ) -> Result<Bytes> {
-        self.make_clone(turn, source, new, size).await
-    }
-
-    async fn written(&self, record: &Record) -> Result<Written> {
-        self.blocks_of(record).await
-    }
-
     async fn rewrite(&self, record: &Record) -> Result<()> {
         self.rewrite_record(record).await
     }
@@ -262,16 +231,48 @@ impl Pool for ThinPool {
         self.grow_volume(record, size).await
     }
 
-    async fn removable(&self, record: &Record) -> Result<()> {
-        self.check_removable(record).await
-    }
-
     async fn remove(&self, record: &Record) -> Result<Removed> {
         self.take_away(record).await
     }
 
     async fn purge(&self, leftover: &Leftover, _progress: &Arc<Progress>) -> Result<()> {
         self.clear_leftover(leftover).await
+    }
+
+    async fn tend(&self) -> Result<Vec<Finding>> {
+        self.vg.look_again().await;
+        self.watch_fill().await
+    }
+
+    async fn turn(&self) -> Turn {
+        self.vg.turn_to_cut().await
+    }
+
+    fn backing(&self) -> Backing<'_> {
+        Backing::Block(self)
+    }
+
+    fn snapshots(&self) -> Result<&dyn Snapshots> {
+        Ok(self)
+    }
+
+    fn clones(&self) -> Option<&dyn Clones> {
+        Some(self)
+    }
+
+    fn hold(&self) -> Option<&dyn Hold> {
+        Some(self)
+    }
+
+    fn disks(&self) -> Result<&dyn Disks> {
+        Ok(self)
+    }
+}
+
+#[async_trait]
+impl BlockDevices for ThinPool {
+    async fn written(&self, record: &Record) -> Result<Written> {
+        self.blocks_of(record).await
     }
 
     async fn attach(&self, record: &Record, _how: Attach) -> Result<Device> {
@@ -287,7 +288,38 @@ impl Pool for ThinPool {
         let _turn = self.vg.turn().await;
         self.vg.detach(&names::of(&record.id)).await
     }
+}
 
+#[async_trait]
+impl Snapshots for ThinPool {
+    async fn snapshot_in(&self, turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
+        self.cut(turn, of, snapshot).await
+    }
+
+    async fn removable(&self, record: &Record) -> Result<()> {
+        self.check_removable(record).await
+    }
+}
+
+#[async_trait]
+impl Clones for ThinPool {
+    fn clones_instantly(&self, _new: &Record) -> bool {
+        true
+    }
+
+    async fn clone_in(
+        &self,
+        turn: &Turn,
+        source: &Record,
+        new: &Record,
+        size: Bytes,
+    ) -> Result<Bytes> {
+        self.make_clone(turn, source, new, size).await
+    }
+}
+
+#[async_trait]
+impl Hold for ThinPool {
     async fn suspend_in(&self, _turn: &Turn, records: &[Record]) -> Result<()> {
         self.vg.suspend(&self.lvs(records)).await
     }
@@ -295,14 +327,12 @@ impl Pool for ThinPool {
     async fn resume(&self, records: &[Record]) -> Result<()> {
         self.vg.resume(&self.lvs(records)).await
     }
+}
 
+#[async_trait]
+impl Disks for ThinPool {
     async fn extend(&self, disks: &[PathBuf], force: bool) -> Result<()> {
         self.take_disks(disks, force).await
-    }
-
-    async fn tend(&self) -> Result<Vec<Finding>> {
-        self.vg.look_again().await;
-        self.watch_fill().await
     }
 }
 

@@ -17,7 +17,9 @@ use stowage_model::request::{Layout, Provisioning, SnapshotGrowth};
 use stowage_model::volumes::{Severity, Trouble};
 use stowage_model::{Bytes, FsType, Kind, PoolName, Record, Reserve};
 use stowage_pool::lvm::{LvmPool, Options, Wipe, make};
-use stowage_pool::{Attach, Defect, Pool, Removed, Scan};
+use stowage_pool::{
+    Attach, BlockDevices, Clones, Defect, Disks, Hold, Pool, Removed, Scan, Snapshots,
+};
 
 fn options() -> Options {
     Options {

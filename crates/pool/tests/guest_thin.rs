@@ -13,7 +13,9 @@ use stowage_model::record::Content;
 use stowage_model::volumes::{Severity, Trouble};
 use stowage_model::{Bytes, Kind, PoolName, Record};
 use stowage_pool::thin::{Options, ThinPool, make};
-use stowage_pool::{Attach, Defect, Pool, Removed, Written, lvm};
+use stowage_pool::{
+    Attach, BlockDevices, Clones, Defect, Disks, Hold, Pool, Removed, Snapshots, Written, lvm,
+};
 
 fn options() -> Options {
     Options {

@@ -15,8 +15,8 @@ use crate::publish::ephemeral::end_ephemeral_locked;
 use crate::state::Node;
 use crate::state::attachments::Attachment;
 use crate::state::doubts::Why;
+use crate::state::entry::Entry;
 use crate::state::ground::Ground;
-use crate::state::index::Entry;
 
 /// The inline volumes that were found in a pool: whether their consumers are still there is to be
 /// looked into.

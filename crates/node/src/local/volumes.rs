@@ -20,7 +20,7 @@ use crate::lookup::{
 use crate::names;
 use crate::snapshot::group::{cut_group, need_group, remove_group};
 use crate::snapshot::single::{cut_snapshot, remove_snapshot};
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::status::{rooms_known, status_of};
 use crate::volume::choose::{allowed, placed};
 use crate::volume::create::create_volume;

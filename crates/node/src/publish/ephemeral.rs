@@ -9,7 +9,7 @@ use crate::own_staging::{own_staging_path, remove_own_staging};
 use crate::publish::unstage::unstage_locked;
 use crate::state::Node;
 use crate::state::attachments::Attachment;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::volume::remove::remove_locked;
 
 /// Remove an ephemeral volume whose consumer is gone. The caller holds it.

@@ -6,7 +6,7 @@ use stowage_model::request::{Access, AccessMode, StageRequest};
 use stowage_model::{Bytes, Error, FsType, Result};
 
 use crate::state::attachments::Staging;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 
 /// What staging comes down to, checked before anything is touched.
 pub(crate) struct Plan {

@@ -9,9 +9,10 @@ use stowage_model::error::Context;
 use stowage_model::publish::Stats;
 use stowage_model::{Bytes, Error, Id, Result};
 
+use crate::backing::device::attached;
+use crate::backing::resize::grow_mounted;
 use crate::lookup::{need_volume, usable_volume};
 use crate::mounts::{block_at, mounted_here, must_be_at};
-use crate::publish::resize::grow_mounted;
 use crate::state::Node;
 use crate::state::attachments::Staging;
 
@@ -61,7 +62,7 @@ pub(crate) async fn expand(
     let size = entry.size;
     // Also after a kill between the growth of the file and that of its device.
     entry.pool.grow(&entry.record, size).await?;
-    let device = entry.pool.attached(&entry.record).await?;
+    let device = attached(&entry).await?;
     if let (false, Some(device), Some(fs)) = (block, device, entry.record.content.file_system()) {
         let staging = node.attachments().get(id).staging;
         if staging.as_ref().is_some_and(Staging::is_read_only) {

@@ -1,22 +1,23 @@
 //! Handing a staged volume to one consumer.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use stowage_host::path::{TargetError, TargetKind};
-use stowage_host::{Target, blocking, device, failpoint, loopdev, mount};
+use stowage_host::{Target, blocking, device, failpoint, mount};
 use stowage_model::error::Context;
 use stowage_model::mounts::Holders;
 use stowage_model::request::{Access, AccessMode, PublishRequest, StageRequest};
 use stowage_model::{Error, Holder, Result};
 
+use crate::backing::raw::block_source;
 use crate::lookup::need_volume;
 use crate::mounts::{Mounted, bad_path, mount_at, mounted_here, ours_at};
 use crate::publish::plan::Plan;
 use crate::publish::unmount::{release, take_back};
 use crate::state::Node;
 use crate::state::attachments::{Attachment, Of, Publication};
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::throttle::{consumer_of, throttle};
 
 /// Permissions of a target directory before the volume's own root covers it.
@@ -148,39 +149,6 @@ async fn bind(entry: &Entry, want: &PublishRequest, publication: &Publication) -
         failpoint::hit("node.publish.made");
         mount::bind(&source, &target, read_only)
             .or_internal(|| format!("failed to publish at {}", path.display()))
-    })
-    .await
-}
-
-/// The device node to bind: the volume's own, or for a reader a read-only loop device over
-/// it, since a read-only mount of a device node does not keep anybody from writing to it.
-async fn block_source(entry: &Entry, read_only: bool) -> Result<PathBuf> {
-    let attached = entry.pool.attached(&entry.record).await?.ok_or_else(|| {
-        Error::precondition(format!("{} is not attached; stage it again", entry.title()))
-    })?;
-    if !read_only {
-        return Ok(attached.path);
-    }
-    let title = entry.title();
-    blocking(move || {
-        let failed = || format!("failed to make {title} read-only");
-        if let Some(reader) = loopdev::readers(&attached.path)
-            .or_internal(failed)?
-            .into_iter()
-            .next()
-        {
-            return Ok(reader);
-        }
-        let options = loopdev::Options {
-            read_only: true,
-            autoclear: false,
-            block_size: None,
-            keep_blocks: false,
-        };
-        Ok(loopdev::attach(&attached.path, options)
-            .or_internal(failed)?
-            .path
-            .clone())
     })
     .await
 }

@@ -1,15 +1,15 @@
 //! Taking a volume back from one path, and nothing that is somebody else's.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use stowage_host::{Target, blocking, failpoint, loopdev, mount};
-use stowage_model::error::Context;
+use stowage_host::{Target, blocking, failpoint};
 use stowage_model::{Error, Holder, Id, Result};
 
-use crate::mounts::{Mounted, bad_path, mount_at, ours_at};
+use crate::backing::raw::drop_reader_device;
+use crate::backing::unmount::unmount_ours;
+use crate::mounts::{bad_path, mount_at};
 use crate::state::Node;
-use crate::state::index::Entry;
-use crate::thaw::thaw_last;
+use crate::state::entry::Entry;
 use crate::throttle::unthrottle;
 
 /// The end of a use of a volume that the index lacks: nothing is to be done, unless it may be
@@ -25,42 +25,6 @@ pub(crate) async fn end_unknown_use(node: &Node, id: &Id, path: &Path) -> Result
         node.unread().rule_out(id)?;
     }
     Ok(())
-}
-
-/// Unmount what is ours at `path`, and nothing else: what somebody mounted over it is an
-/// error.
-pub(crate) async fn unmount_ours(
-    node: &Node,
-    entry: &Entry,
-    path: &Path,
-    block: bool,
-) -> Result<()> {
-    loop {
-        match ours_at(node, entry, path, block).await? {
-            Mounted::Nothing => return Ok(()),
-            Mounted::Foreign(source) => {
-                return Err(Error::precondition(format!(
-                    "{source} is mounted over {} at {}; unmount it there first",
-                    entry.title(),
-                    path.display()
-                )));
-            }
-            Mounted::Ours => {}
-        }
-        if !block {
-            thaw_last(entry, path).await;
-        }
-        let owned = path.to_owned();
-        blocking(move || mount::unmount(&owned))
-            .await
-            .map_err(|e| match e {
-                mount::MountError::Busy { .. } => {
-                    Error::precondition(format!("{} is in use", path.display())).caused_by(e)
-                }
-                mount::MountError::Target(e) => bad_path("target path", path, e),
-                e => Error::internal(format!("failed to unmount {}", path.display())).caused_by(e),
-            })?;
-    }
 }
 
 /// End one hold of a publication that others hold as well.
@@ -131,25 +95,4 @@ pub(crate) async fn clear_away(node: &Node, id: &Id, target: &Path) -> Result<()
             a.unmounted.remove(&target);
         })
         .await
-}
-
-/// Detach the read-only loop device unless a target other than these uses it.
-pub(crate) async fn drop_reader_device(node: &Node, entry: &Entry, gone: &[PathBuf]) -> Result<()> {
-    let mut rest = node.attachments().get(&entry.record.id).targets;
-    rest.retain(|target, _| !gone.contains(target));
-    if rest.values().any(|p| p.block && p.read_only) {
-        return Ok(());
-    }
-    let Some(attached) = entry.pool.attached(&entry.record).await? else {
-        return Ok(());
-    };
-    let title = entry.title();
-    blocking(move || {
-        let failed = || format!("failed to detach the read-only device of {title}");
-        for path in loopdev::readers(&attached.path).or_internal(failed)? {
-            loopdev::detach(&path).or_internal(failed)?;
-        }
-        Ok(())
-    })
-    .await
 }

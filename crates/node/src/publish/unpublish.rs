@@ -10,7 +10,7 @@ use crate::mounts::mounted_here;
 use crate::publish::ephemeral::end_ephemeral_locked;
 use crate::publish::unmount::{clear_away, end_unknown_use, take_back};
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 
 pub(crate) async fn unpublish(node: &Arc<Node>, id: &Id, target: &Path) -> Result<()> {
     let _held = node.ops().begin(id, "unpublishing").await?;

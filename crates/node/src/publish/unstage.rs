@@ -6,9 +6,10 @@ use std::sync::Arc;
 use stowage_host::failpoint;
 use stowage_model::{Error, Id, Result};
 
-use crate::activation::detach;
+use crate::backing::activation::let_go;
+use crate::backing::unmount::unmount_ours;
 use crate::mounts::mounted_here;
-use crate::publish::unmount::{end_unknown_use, unmount_ours};
+use crate::publish::unmount::end_unknown_use;
 use crate::state::Node;
 
 pub(crate) async fn unstage(node: &Arc<Node>, id: &Id, staging: &Path) -> Result<()> {
@@ -39,7 +40,7 @@ pub(crate) async fn unstage_locked(node: &Arc<Node>, id: &Id, staging: &Path) ->
         unmount_ours(node, &entry, staging, false).await?;
         failpoint::hit("node.unstage.unmounted");
     }
-    detach(node, &entry).await?;
+    let_go(node, &entry).await?;
     failpoint::hit("node.unstage.detached");
     node.attachments().update(id, |a| a.staging = None).await
 }

@@ -12,7 +12,9 @@ use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Error, Id, Record, Result};
 use stowage_pool::{Defect, Pool, Removed, Scan};
 
-use crate::activation::use_lock;
+use crate::backing::activation::use_lock;
+use crate::backing::device::detach;
+use crate::backing::thaw::{unnote_freeze, unwedge};
 use crate::mounts::{mounts, seen_mounted_in};
 use crate::publish::plan::becomes_raw;
 use crate::records::noted;
@@ -20,10 +22,9 @@ use crate::recover::stagings::abandoned_staging;
 use crate::recover::uses::end_unmounted;
 use crate::snapshot::cut::drop_snapshot;
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::state::journal::Intent;
 use crate::state::ops::Guard;
-use crate::thaw::{unnote_freeze, unwedge};
 use crate::throttle::{limits_again_in, pods_of};
 use crate::wipe::purge_later;
 
@@ -58,7 +59,9 @@ pub(crate) async fn load(node: &Arc<Node>, pool: &Arc<dyn Pool>, scan: Scan) -> 
     }
     // Before any of them can be found, and held on purpose, by an operation.
     let records: Vec<Record> = scan.found.iter().map(|f| f.record.clone()).collect();
-    if let Err(e) = pool.resume(&records).await {
+    if let Some(hold) = pool.hold()
+        && let Err(e) = hold.resume(&records).await
+    {
         tracing::error!(pool = %pool.name(), error = %e.chain(), "devices not resumed");
     }
     let left = left_in(node, pool).await;
@@ -181,7 +184,7 @@ async fn settle(node: &Arc<Node>, mut entry: Entry, intents: &BTreeMap<Id, Inten
     let noted = noted_of(&entry, intents);
     if let Some(Intent::Create { .. }) = noted {
         // Nobody was told that it exists, and it may bear what its extents held before.
-        entry.pool.detach(&entry.record).await?;
+        detach(&entry.pool, &entry.record).await?;
         let removed = entry.pool.remove(&entry.record).await?;
         purge_later(node, &entry.pool, removed);
         return node.journal().clear(&id);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use stowage_host::mount;
 
-use crate::publish::unmount::drop_reader_device;
+use crate::backing::raw::drop_reader_device;
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::throttle::unthrottle;
 
 /// Write the notes that could not be written when their uses ended.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use stowage_model::{Id, Record, Result};
 
+use crate::backing::device::detach;
 use crate::lookup::{copyable, need_volume};
 use crate::snapshot::quiesce::{hold_writers, let_writers_go};
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::undo::creation_failed;
 use crate::wipe::purge_later;
 
@@ -15,15 +16,16 @@ use crate::wipe::purge_later;
 pub(crate) fn cuttable(node: &Node, id: &Id) -> Result<Entry> {
     let source = need_volume(node, id)?;
     copyable(node, &source)?;
-    source.pool.can_snapshot()?;
+    source.pool.snapshots()?;
     Ok(source)
 }
 
 /// Cut `source` into `record`, frozen where it is mounted. The caller holds both.
 pub(crate) async fn cut(node: &Arc<Node>, source: &Entry, record: &Record) -> Result<()> {
+    let snapshots = source.pool.snapshots()?;
     let held = hold_writers(node, std::slice::from_ref(source)).await?;
     let turn = held.turn(&source.pool);
-    let cut = source.pool.snapshot_in(turn, &source.record, record);
+    let cut = snapshots.snapshot_in(turn, &source.record, record);
     let cut = cut.await;
     let let_go = let_writers_go(node, held).await;
     if let Err(e) = cut.and(let_go) {
@@ -37,7 +39,7 @@ pub(crate) async fn cut(node: &Arc<Node>, source: &Entry, record: &Record) -> Re
 
 /// Remove a passing snapshot, if it is there.
 pub(crate) async fn drop_snapshot(node: &Arc<Node>, passing: &Entry) -> Result<()> {
-    passing.pool.detach(&passing.record).await?;
+    detach(&passing.pool, &passing.record).await?;
     let removed = passing.pool.remove(&passing.record).await?;
     purge_later(node, &passing.pool, removed);
     node.index().remove(&passing.record.id);

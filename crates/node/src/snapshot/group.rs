@@ -15,6 +15,7 @@ use stowage_model::{Error, Id, Kind, PoolName, Record, Result};
 use stowage_pool::Pool;
 use tokio::time::timeout_at;
 
+use crate::backing::device::attached;
 use crate::lookup::{not_copied_from, snapshot_of};
 use crate::mounts::seen_mounted;
 use crate::records::{note, unnote};
@@ -22,7 +23,7 @@ use crate::snapshot::cut::cuttable;
 use crate::snapshot::quiesce::{HOLD, Held, hold_writers, let_writers_go, took_too_long};
 use crate::snapshot::single::remove_snapshot_locked;
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::state::journal::Intent;
 use crate::undo::{end_failed_creation, undo_creation};
 
@@ -101,8 +102,8 @@ pub(crate) async fn cut_group(node: &Arc<Node>, want: GroupRequest) -> Result<Gr
 /// well: its own cut is one moment, at which all others stand still.
 async fn one_moment(node: &Node, cuts: &[(Entry, Record)]) -> Result<()> {
     let mut at_large = Vec::new();
-    for (source, _) in cuts.iter().filter(|(s, _)| !s.pool.freezes_itself()) {
-        let attached = source.pool.attached(&source.record).await?.is_some();
+    for (source, _) in cuts.iter().filter(|(s, _)| s.pool.hold().is_none()) {
+        let attached = attached(source).await?.is_some();
         if attached && seen_mounted(node, source).await?.is_none() {
             at_large.push(source.title());
         }
@@ -120,7 +121,7 @@ async fn one_moment(node: &Node, cuts: &[(Entry, Record)]) -> Result<()> {
 async fn cut_all(node: &Arc<Node>, id: &Id, cuts: &[(Entry, Record)]) -> Result<()> {
     let sources: Vec<Entry> = cuts.iter().map(|(source, _)| source.clone()).collect();
     let mut self_freezing = ByPool::new();
-    for source in sources.iter().filter(|s| s.pool.freezes_itself()) {
+    for source in sources.iter().filter(|s| s.pool.hold().is_some()) {
         let entry = self_freezing
             .entry(source.pool.name().clone())
             .or_insert_with(|| (Arc::clone(&source.pool), Vec::new()));
@@ -176,7 +177,10 @@ async fn cut_held<'a>(
                     break;
                 }
                 let turn = held.turn(&source.pool);
-                let cut = source.pool.snapshot_in(turn, &source.record, record).await;
+                let cut = match source.pool.snapshots() {
+                    Ok(pool) => pool.snapshot_in(turn, &source.record, record).await,
+                    Err(e) => Err(e),
+                };
                 // What was there before was not made here.
                 if !cut.as_ref().is_err_and(|e| e.kind() == Kind::Exists) {
                     made.push(record);
@@ -251,7 +255,9 @@ pub(crate) async fn remove_group(node: &Arc<Node>, id: &Id, named: &[Id]) -> Res
     for member in &members {
         member.understood()?;
         not_copied_from(node, member)?;
-        member.pool.removable(&member.record).await?;
+        if let Ok(snapshots) = member.pool.snapshots() {
+            snapshots.removable(&member.record).await?;
+        }
     }
     let noted = members.iter().map(|e| (e.pool.name(), &e.record));
     // On a full disk it goes without: what a kill then leaves is told, and can be removed.
@@ -324,7 +330,9 @@ fn not_now(e: Error) -> Error {
 
 async fn suspend_all(by_pool: &ByPool, held: &Held) -> Result<()> {
     for (pool, records) in by_pool.values() {
-        pool.suspend_in(held.turn(pool), records).await?;
+        if let Some(hold) = pool.hold() {
+            hold.suspend_in(held.turn(pool), records).await?;
+        }
     }
     Ok(())
 }
@@ -332,7 +340,9 @@ async fn suspend_all(by_pool: &ByPool, held: &Held) -> Result<()> {
 async fn resume_all(by_pool: &ByPool) -> Result<()> {
     let mut result = Ok(());
     for (pool, records) in by_pool.values() {
-        result = result.and(pool.resume(records).await);
+        if let Some(hold) = pool.hold() {
+            result = result.and(hold.resume(records).await);
+        }
     }
     result
 }

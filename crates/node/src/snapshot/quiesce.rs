@@ -19,14 +19,14 @@ use futures::future::try_join_all;
 use stowage_host::freeze::Guard;
 use stowage_host::{Devno, device, failpoint, freeze, on_own_thread};
 use stowage_model::error::Context;
-use stowage_model::{Error, FsType, Id, PoolName, Result};
+use stowage_model::{Error, Id, PoolName, Result};
 use stowage_pool::{Pool, Turn};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::mounts::seen_mounted;
+use crate::backing::thaw::{note_freeze, unnote_freeze};
+use crate::backing::writers::{Reached, writers_of};
 use crate::state::Node;
-use crate::state::index::Entry;
-use crate::thaw::{note_freeze, unnote_freeze};
+use crate::state::entry::Entry;
 use crate::throttle::{lift_limits, limits_again};
 
 /// How long writers may be held at most, whatever happens to us meanwhile.
@@ -60,14 +60,6 @@ impl Held {
         static NONE: Turn = Turn::NONE;
         self.turns.get(pool.name()).unwrap_or(&NONE)
     }
-}
-
-/// Where a volume's data are brought to the disk from.
-enum Reached {
-    /// Its file system is mounted there.
-    Mounted(PathBuf),
-    /// Only its device is in use.
-    Raw(PathBuf),
 }
 
 /// Take the turns of the pools of these volumes, and hold the writers of those that are mounted
@@ -105,21 +97,15 @@ async fn hold(node: &Arc<Node>, sources: &[Entry], held: &mut Held) -> Result<()
     let (mut written, mut mounted, mut suspended) = (Vec::new(), Vec::new(), Vec::new());
     let mut noted = Vec::new();
     for source in sources {
-        let Some(device) = source.pool.attached(&source.record).await? else {
+        let Some(writers) = writers_of(node, source).await? else {
             continue;
         };
-        if sources.len() > 1 && source.pool.freezes_itself() {
-            suspended.extend(device::devno(&device.path).ok());
+        // One alone is suspended by its own cut.
+        if sources.len() > 1 {
+            suspended.extend(writers.suspended);
         }
-        let Some(path) = seen_mounted(node, source).await? else {
-            written.push((source, Reached::Raw(device.path)));
-            continue;
-        };
-        written.push((source, Reached::Mounted(path.clone())));
-        // Device mapper does not reach btrfs, whose log of synced files would then be in the
-        // cut; a copy gets a UUID of its own by btrfstune, which makes such a log unreadable.
-        let btrfs = source.record.content.file_system() == Some(FsType::Btrfs);
-        if btrfs || !source.pool.freezes_itself() {
+        written.push((source, writers.reached));
+        if let Some(path) = writers.frozen {
             mounted.push(path);
             noted.push(source.record.id.clone());
         }

@@ -3,15 +3,12 @@
 
 use std::sync::Arc;
 
-use stowage_host::filesystem;
-use stowage_model::error::Context;
 use stowage_model::record::Content;
 use stowage_model::{Error, FsType, Record, Result};
-use stowage_pool::Attach;
 
-use crate::activation::detach;
+use crate::backing::content::needs_replay;
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 
 /// Refuse a volume that would show this snapshot in place and could never be mounted so.
 ///
@@ -56,19 +53,4 @@ pub(crate) async fn showable(node: &Arc<Node>, record: &Record, snapshot: &Entry
         )));
     }
     Ok(())
-}
-
-async fn needs_replay(node: &Node, fs: FsType, snapshot: &Entry) -> Result<bool> {
-    let _held = node.ops().begin(&snapshot.record.id, "reading").await?;
-    let (pool, record) = (&snapshot.pool, &snapshot.record);
-    let was_attached = pool.attached(record).await?.is_some();
-    let device = pool.attach(record, Attach::UntilUnused).await?;
-    let needs = filesystem::needs_replay(fs.as_str(), &device.path)
-        .await
-        .or_internal(|| format!("failed to look at what {} holds", snapshot.title()));
-    drop(device);
-    if !was_attached {
-        detach(node, snapshot).await?;
-    }
-    needs
 }

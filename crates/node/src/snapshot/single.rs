@@ -11,7 +11,7 @@ use stowage_model::{Error, Id, Result, SnapshotRequest};
 use crate::lookup::{not_copied_from, snapshot_of};
 use crate::snapshot::cut::{cut, cuttable, drop_snapshot};
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::undo::end_failed_creation;
 
 pub(crate) async fn cut_snapshot(node: &Arc<Node>, want: SnapshotRequest) -> Result<Snapshot> {

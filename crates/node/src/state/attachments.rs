@@ -17,8 +17,8 @@ use stowage_model::mounts::{Holder, Holders};
 use stowage_model::request::{Access, AccessMode};
 use stowage_model::{Id, PoolName, Result};
 
+use crate::state::entry::Entry;
 use crate::state::ground::Ground;
-use crate::state::index::Entry;
 use crate::state::journal::unwritten;
 
 /// How a volume was staged.

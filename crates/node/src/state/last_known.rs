@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use stowage_host::{Repeat, blocking, durable};
 use stowage_model::{Bytes, Id, PoolKind, PoolName, Record};
 
-use super::index::Entry;
+use super::entry::Entry;
 
 /// Ends the names of the notes that all that a pool holds is noted. Each names the boot of the machine in
 /// which that is so: what a power cut leaves may lack something.

@@ -10,7 +10,7 @@ use stowage_model::PoolName;
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use tokio::time::Instant;
 
-use super::index::Entry;
+use super::entry::Entry;
 
 /// How long the state directory is left alone at first when something in it cannot be used, doubled
 /// each time, and at most.

@@ -12,9 +12,10 @@ use stowage_host::{Devno, blocking};
 use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Id, Limits, PoolName};
 
+use crate::backing::device::attached;
 use crate::state::Node;
 use crate::state::attachments::Publication;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::throttle::{io_limits, pod_uid, throttle};
 
 /// How long a consumer may be without its limits before that is told: kubelet makes a pod's control
@@ -102,7 +103,7 @@ async fn limit_again(node: &Arc<Node>, consumer: &Consumer, cgroup: Option<PathB
         }
     }
     // After a restart of the machine, say: an inline volume whose pod may be back.
-    if !matches!(entry.pool.attached(&entry.record).await, Ok(Some(_))) {
+    if !matches!(attached(&entry).await, Ok(Some(_))) {
         return;
     }
     let limits = entry.record.limits;

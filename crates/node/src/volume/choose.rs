@@ -10,7 +10,7 @@ use stowage_model::{Bytes, Error, PoolKind, Result, VolumeSpec};
 use stowage_pool::Pool;
 
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 
 /// How long a pool is waited for when others may do as well: a look at one on a hung disk takes
 /// much longer, and volumes must not all wait for it.

@@ -9,17 +9,16 @@ use stowage_model::request::Source;
 use stowage_model::volume_request::Model;
 use stowage_model::volumes::Volume;
 use stowage_model::{Bytes, Error, Id, Kind, Record, Result, VolumeRequest, VolumeSpec};
-use stowage_pool::{Attach, Pool, Written};
+use stowage_pool::Pool;
 
-use crate::activation::detach;
+use crate::backing::content::is_unwritten;
 use crate::config::ephemeral::EphemeralRules;
-use crate::content::found_on;
 use crate::lookup::{copyable, restore_size, shown};
 use crate::records::{note, unnote};
 use crate::snapshot::quiesce::{hold_writers, let_writers_go};
 use crate::snapshot::reader::showable;
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::state::journal::Intent;
 use crate::undo::{creation_failed, end_failed_creation, undo_creation};
 use crate::volume::choose::{allowed, choose};
@@ -91,8 +90,10 @@ pub(crate) async fn create_locked(
     node.unread().among_allowed(&want.placement, &allowed)?;
     end_failed_creation(node, &id).await?;
     let source = want.source.as_ref().map(|s| source(node, s)).transpose()?;
-    if let Some(source) = &source {
-        source.pool.intact(&source.record).await?;
+    if let Some(source) = &source
+        && let Ok(snapshots) = source.pool.snapshots()
+    {
+        snapshots.intact(&source.record).await?;
     }
     let asked = asked_size(want, source.as_ref())?;
     let allowed = match inline {
@@ -172,10 +173,13 @@ async fn make_from(
 ) -> Result<Volume> {
     suits(&record, source)?;
     let same_pool = pool.name() == source.pool.name();
-    if same_pool && pool.reads_in_place(&record) {
+    if same_pool && pool.shows_in_place(&record) {
         showable(node, &record, source).await?;
     }
-    if same_pool && pool.clones_instantly(&record) {
+    let clones = pool
+        .clones()
+        .filter(|c| same_pool && c.clones_instantly(&record));
+    if let Some(clones) = clones {
         // Whoever works on the source, a first stage that formats it above all, has it for
         // itself; what it holds is known afterwards.
         let _held = node.ops().begin(&source.record.id, "cloning").await?;
@@ -193,7 +197,7 @@ async fn make_from(
         record.fs_bytes = source.record.fs_bytes;
         let held = hold_writers(node, std::slice::from_ref(source)).await?;
         let turn = held.turn(&pool);
-        let made = pool.clone_in(turn, &source.record, &record, size).await;
+        let made = clones.clone_in(turn, &source.record, &record, size).await;
         let thawed = let_writers_go(node, held).await;
         failpoint::hit("node.clone.made");
         // After a thaw that failed it is torn, perhaps; the next call of this name must not find
@@ -234,27 +238,7 @@ async fn nothing_to_copy(node: &Node, source: &Entry) -> Result<bool> {
     }
     // What somebody wrote behind our back, or before a note of it was lost, is copied, and found by
     // whoever mounts the copy.
-    match source.pool.written(&source.record).await? {
-        Written::Nothing => Ok(true),
-        Written::Something(_) => Ok(false),
-        Written::Unknown => Ok(found_in_unused(node, &source).await?.is_none()),
-    }
-}
-
-/// What is on a volume or snapshot that should be blank. The caller holds it.
-async fn found_in_unused(node: &Node, source: &Entry) -> Result<Option<String>> {
-    let (pool, record) = (&source.pool, &source.record);
-    let was_attached = pool.attached(record).await?.is_some();
-    let device = pool.attach(record, Attach::UntilUnused).await?;
-    let found = found_on(node, source, &device).await;
-    drop(device);
-    if !was_attached
-        && !node.jobs().reads_from(&record.id)
-        && let Err(e) = detach(node, source).await
-    {
-        tracing::warn!(volume.id = %record.id, error = %e.chain(), "still attached");
-    }
-    found
+    is_unwritten(node, &source).await
 }
 
 /// Fill a volume; one that cannot be filled goes, so that the error is the whole outcome also

@@ -4,19 +4,17 @@
 
 use std::sync::Arc;
 
-use stowage_host::{Progress, failpoint, on_own_thread, reflink};
-use stowage_model::error::Context;
+use stowage_host::{Progress, failpoint};
 use stowage_model::record::Content;
 use stowage_model::request::SnapshotGrowth;
-use stowage_model::{Bytes, Error, Id, PoolKind, Record, Result};
-use stowage_pool::{Attach, Device};
+use stowage_model::{Bytes, Error, Id, Result};
 
-use crate::activation::detach;
+use crate::backing::copy::copy;
 use crate::lookup::copyable;
 use crate::records::save;
 use crate::snapshot::cut::{cut, drop_snapshot};
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::state::jobs::Way;
 
 /// Copy the source of a volume in state [`Content::Filling`] into it. The caller holds the
@@ -84,7 +82,7 @@ async fn copy_live(
     let source = node.index().need(&source.record.id)?;
     copyable(node, &source)?;
     let facts = (source.record.content, source.record.fs_bytes);
-    if let Err(no_snapshots) = source.pool.can_snapshot() {
+    if let Err(no_snapshots) = source.pool.snapshots() {
         if node.attachments().get(&source.record.id).is_empty() {
             copy(node, &source, new, progress).await?;
             return Ok(facts);
@@ -118,49 +116,4 @@ fn passing_snapshot(source: &Entry, new: &Id) -> Entry {
     });
     record.ephemeral = true;
     Entry::new(record, source.size, Arc::clone(&source.pool))
-}
-
-async fn copy(node: &Node, from: &Entry, to: &Entry, progress: &Arc<Progress>) -> Result<()> {
-    let was_attached = from.pool.attached(&from.record).await?.is_some();
-    // The source is let go with its last reader: another copy may read it as well.
-    let source = from.pool.attach(&from.record, Attach::UntilUnused).await?;
-    let target = to.pool.attach(&to.record, Attach::Held).await?;
-    let copied = copy_bytes(
-        &source,
-        &target,
-        from.size,
-        &to.record,
-        to.pool.kind(),
-        progress,
-    );
-    let copied = copied.await;
-    drop((source, target));
-    // Patiently: whoever looks at new devices may have it open for a moment.
-    let detached = detach(node, to).await;
-    if !was_attached
-        && !node.jobs().others_read(&from.record.id, progress)
-        && let Err(e) = from.pool.detach(&from.record).await
-    {
-        // The copy is whole; whoever removes or attaches the source detaches it again.
-        tracing::warn!(volume.id = %from.record.id, error = %e.chain(), "still attached");
-    }
-    copied.and(detached)
-}
-
-async fn copy_bytes(
-    source: &Device,
-    target: &Device,
-    length: Bytes,
-    record: &Record,
-    kind: PoolKind,
-    progress: &Arc<Progress>,
-) -> Result<()> {
-    // Most of a new file or thin volume reads as zeros at no cost, and zeros written there would
-    // take space; reading a thick logical volume would cost as much as writing it.
-    let sparse = kind == PoolKind::Thin || kind == PoolKind::File;
-    let (from, to) = (source.path.clone(), target.path.clone());
-    let (id, progress) = (record.id.clone(), Arc::clone(progress));
-    on_own_thread(move || reflink::copy_device(&from, &to, length.0, sparse, &progress))
-        .await
-        .or_internal(|| format!("failed to copy into {id}"))
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use stowage_host::failpoint;
 use stowage_model::{Error, Id, Result};
 
-use crate::activation::detach;
+use crate::backing::activation::let_go;
+use crate::backing::device::detach;
+use crate::backing::thaw::unwedge;
 use crate::mounts::used_at;
 use crate::records::forget;
 use crate::state::Node;
-use crate::thaw::unwedge;
 use crate::undo::end_failed_creation;
 use crate::wipe::purge_later;
 
@@ -47,11 +48,11 @@ pub(crate) async fn remove_locked(node: &Arc<Node>, id: &Id) -> Result<()> {
         )));
     }
     failpoint::hit("node.remove.begun");
-    if let Err(e) = entry.pool.detach(&entry.record).await {
+    if let Err(e) = detach(&entry.pool, &entry.record).await {
         if !unwedge(node, &entry).await {
             return Err(e);
         }
-        detach(node, &entry).await?;
+        let_go(node, &entry).await?;
     }
     let removed = entry.pool.remove(&entry.record).await?;
     failpoint::hit("node.remove.removed");

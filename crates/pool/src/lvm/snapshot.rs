@@ -17,7 +17,7 @@ pub(super) fn largest_store(origin: Bytes, extent: Bytes) -> Bytes {
 
 impl LvmPool {
     /// dm-snapshot holds the origin's writers and freezes its file system for the cut. An origin
-    /// already held by [`crate::Pool::suspend`] is let go by lvcreate once the cut is made, which
+    /// already held by [`crate::Hold::suspend`] is let go by lvcreate once the cut is made, which
     /// is what keeps several cuts at one moment: none of them sees a write that followed another.
     pub(super) async fn cut(&self, _turn: &Turn, of: &Record, snapshot: &Record) -> Result<()> {
         let (origin, name) = (names::of(&of.id), names::of(&snapshot.id));

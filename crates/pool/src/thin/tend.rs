@@ -27,7 +27,7 @@ const ALARM: f64 = 95.0;
 impl ThinPool {
     pub(super) async fn watch_fill(&self) -> Result<Vec<Finding>> {
         self.vg.look_if_disturbed().await?;
-        let written = self.written()?;
+        let written = self.sectors_written()?;
         if let Some(findings) = self.watch.unchanged(&written) {
             return Ok([findings, self.vg.findings()].concat());
         }
@@ -71,7 +71,7 @@ impl ThinPool {
         (Instant::now() < *until).then(|| findings.clone())
     }
 
-    fn written(&self) -> Result<Vec<u64>> {
+    fn sectors_written(&self) -> Result<Vec<u64>> {
         ["_tdata", "_tmeta"]
             .iter()
             .map(|layer| {

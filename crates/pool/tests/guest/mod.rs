@@ -16,7 +16,7 @@ use stowage_model::id::Role;
 use stowage_model::record::Content;
 use stowage_model::request::{Layout, Provisioning, SnapshotGrowth, Usage};
 use stowage_model::{Bytes, Id, Limits, Name, Record};
-use stowage_pool::{Attach, Pool, Removed};
+use stowage_pool::{Attach, Backing, Pool, Removed};
 
 /// The volume group every test makes.
 pub(crate) const VG: &str = "st-test";
@@ -345,12 +345,14 @@ pub(crate) fn count(device: &Path, byte: u8) -> usize {
 }
 
 pub(crate) async fn device(pool: &dyn Pool, record: &Record) -> PathBuf {
-    pool.attach(record, Attach::Held).await.unwrap().path
+    let Backing::Block(devices) = pool.backing();
+    devices.attach(record, Attach::Held).await.unwrap().path
 }
 
 /// Remove, and wipe what is left.
 pub(crate) async fn destroy(pool: &dyn Pool, record: &Record) {
-    pool.detach(record).await.unwrap();
+    let Backing::Block(devices) = pool.backing();
+    devices.detach(record).await.unwrap();
     if let Removed::ToPurge(leftover) = pool.remove(record).await.unwrap() {
         pool.purge(&leftover, &Arc::new(Progress::new()))
             .await

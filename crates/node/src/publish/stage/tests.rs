@@ -1,8 +1,11 @@
 use super::*;
-use crate::publish::format::without_discard;
+use crate::backing::format::without_discard;
 use crate::records::noted;
 use crate::state::attachments::{Attachments, Staging};
 use crate::state::journal::Intent;
+use std::path::Path;
+use stowage_model::FsType;
+use stowage_model::record::Content;
 use stowage_model::request::Access;
 use stowage_model::volume_request::Wanted;
 use stowage_model::volumes::Volumes;

@@ -77,9 +77,7 @@ async fn one_volume_of_device_mapper_and_one_raw_file_are_one_moment() {
     for pool in ["a", "b"] {
         let made = bench.local.create(wanted(pool, pool, None)).await.unwrap();
         let entry = bench.entry(&made.record.id).unwrap();
-        entry
-            .pool
-            .attach(&entry.record, Attach::Held)
+        crate::backing::device::attach(&entry, Attach::Held)
             .await
             .unwrap();
         sources.push(made.record.id);

@@ -23,7 +23,7 @@ async fn a_consumer_that_stays_without_its_limits_is_told() {
     };
     let entry = bench.entry(&id).unwrap();
     let how = stowage_pool::Attach::Held;
-    entry.pool.attach(&entry.record, how).await.unwrap();
+    crate::backing::device::attach(&entry, how).await.unwrap();
     let noted = targets.clone();
     let hand_out = move |a: &mut crate::state::attachments::Attachment| {
         a.targets = noted.map(|target| (target, publication.clone())).into();

@@ -1,5 +1,6 @@
 use super::super::samples::{EMPTY, GROUP, Steps, snapshot, vg, volume};
 use super::super::{dm, names, tags};
+use crate::Snapshots as _;
 use crate::lvm::{LvmPool, Options, Wipe};
 use crate::thin::{self, ThinPool};
 use crate::vg::report;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use stowage_host::{Target, blocking, device, durable, freeze, mount};
 use stowage_model::{FsType, Id};
 
+use crate::backing::device::attached;
 use crate::mounts::mount_at;
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 
 /// How often a device is looked at that somebody has, and how long between.
 const LOOKS: u32 = 10;
@@ -69,7 +70,7 @@ pub(crate) async fn unwedge(node: &Node, entry: &Entry) -> bool {
     let Some(fs) = record.content.file_system() else {
         return false;
     };
-    let attached = match entry.pool.attached(record).await {
+    let attached = match attached(entry).await {
         Ok(Some(attached)) => attached,
         Ok(None) => return false,
         Err(e) => {

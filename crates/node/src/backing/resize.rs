@@ -11,11 +11,11 @@ use stowage_model::volumes::{Finding, Severity, Trouble};
 use stowage_model::{Bytes, Error, FsType, Result};
 use stowage_pool::Device;
 
-use crate::activation::runner_of;
+use crate::backing::activation::runner_of;
 use crate::records::save_lazily;
 use crate::state::Node;
 use crate::state::attachments::Staging;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 
 /// Bring what must not be mounted for it in order: growth where it cannot be had later, and a
 /// journal where one is missing.

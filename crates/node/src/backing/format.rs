@@ -9,11 +9,11 @@ use stowage_model::request::Provisioning;
 use stowage_model::{Error, FsType, PoolKind, Result};
 use stowage_pool::Device;
 
-use crate::activation::runner_of;
-use crate::content::{found_on, probe};
+use crate::backing::activation::runner_of;
+use crate::backing::content::{found_on, probe};
 use crate::records::{note, save};
 use crate::state::Node;
-use crate::state::index::Entry;
+use crate::state::entry::Entry;
 use crate::state::journal::Intent;
 
 /// Make sure that `fs` is on the device, making it only where the volume is provably blank:

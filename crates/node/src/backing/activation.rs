@@ -1,4 +1,4 @@
-//! Bringing the device of a volume about and letting it go, and running commands that hold it meanwhile.
+//! Letting the device of a volume go, and running commands that hold the volume meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +8,10 @@ use stowage_host::{Cmd, CmdError, Output, Runner};
 use stowage_model::Result;
 use stowage_pool::Pool;
 
+use crate::backing::device::detach;
+use crate::backing::thaw::unwedge;
 use crate::state::Node;
-use crate::state::index::Entry;
-use crate::thaw::unwedge;
+use crate::state::entry::Entry;
 
 /// How often and how long detaching is tried again: the journal thread of an unmounted ext4 or
 /// xfs holds the device for a moment after umount(2) has returned.
@@ -47,10 +48,10 @@ pub(crate) fn use_lock(pool: &Arc<dyn Pool>, id: &str) -> String {
     format!("use@{}@{id}", pool.place())
 }
 
-/// Detach, patiently.
-pub(crate) async fn detach(node: &Node, entry: &Entry) -> Result<()> {
+/// Let the device go, patiently.
+pub(crate) async fn let_go(node: &Node, entry: &Entry) -> Result<()> {
     for n in 1..DETACH_TRIES {
-        if entry.pool.detach(&entry.record).await.is_ok() {
+        if detach(&entry.pool, &entry.record).await.is_ok() {
             return Ok(());
         }
         if n == DETACH_TRIES / 4 {
@@ -58,5 +59,5 @@ pub(crate) async fn detach(node: &Node, entry: &Entry) -> Result<()> {
         }
         tokio::time::sleep(DETACH_PAUSE).await;
     }
-    entry.pool.detach(&entry.record).await
+    detach(&entry.pool, &entry.record).await
 }
