@@ -155,7 +155,7 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 fn show(caller: &Caller, volumes: &[VolumeView]) -> anyhow::Result<ExitCode> {
     print::list(caller.output, volumes, || {
         let mut table = Table::new([
-            "NAME", "SIZE", "KIND", "POOL", "STATE", "LIMITS", "AGE", "USED AT", "ID",
+            "NAME", "SIZE", "FS", "POOL", "STATE", "LIMITS", "AGE", "USED AT", "ID",
         ]);
         for volume in volumes {
             let used: Vec<String> = volume.used_at.iter().map(|p| used_at(volume, p)).collect();
