@@ -8,7 +8,7 @@ use stowage_model::{Error, Kind};
 use stowage_pool::{Leftover, Pool, Removed};
 
 use crate::state::Node;
-use crate::state::jobs::{JobGuard, Way};
+use crate::state::jobs::{JobGuard, Task, Way};
 
 /// How long to wait before trying a failed wipe again: mostly somebody looked at the device for a
 /// moment. Doubled each time.
@@ -21,7 +21,7 @@ pub(crate) fn purge_later(node: &Arc<Node>, pool: &Arc<dyn Pool>, removed: Remov
     if let Removed::ToPurge(leftover) = removed {
         let (me, pool) = (Arc::clone(node), Arc::clone(pool));
         // Told of from now on, also while it waits for its turn.
-        let job = node.jobs().begin("wipe", leftover.handle.clone(), None);
+        let job = node.jobs().begin(Task::Wipe(leftover.handle.clone()));
         node.ops()
             .background(async move { purge(&me, &pool, &leftover, &job).await });
     }

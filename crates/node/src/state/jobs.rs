@@ -30,17 +30,32 @@ pub(crate) enum Way {
     Wipe(PoolName),
 }
 
+/// One piece of long work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// All of a volume or snapshot is copied into a volume.
+    Copy { from: Id, into: Id },
+    /// What was removed is wiped; the pool's own name of it.
+    Wipe(String),
+}
+
 struct Running {
-    what: &'static str,
-    subject: String,
-    source: Option<Id>,
+    task: Task,
     progress: Arc<Progress>,
     stop: CancellationToken,
 }
 
 impl Running {
-    fn is_copy(&self) -> bool {
-        self.source.is_some()
+    fn reads_from(&self, id: &Id) -> bool {
+        matches!(&self.task, Task::Copy { from, .. } if from == id)
+    }
+
+    /// The volume that is copied into.
+    fn fills(&self) -> Option<&Id> {
+        match &self.task {
+            Task::Copy { into, .. } => Some(into),
+            Task::Wipe(_) => None,
+        }
     }
 
     fn stop(&self) {
@@ -61,7 +76,7 @@ struct Book {
     next: u64,
     running: BTreeMap<u64, Running>,
     /// Volumes into which nothing is to be copied any more, by how many callers.
-    doomed: BTreeMap<String, usize>,
+    doomed: BTreeMap<Id, usize>,
     stopped: bool,
 }
 
@@ -76,7 +91,7 @@ pub(crate) struct JobGuard {
 /// While it is held, every copy into a volume is told to stop, also one that begins only now.
 pub(crate) struct Doom {
     jobs: Arc<Jobs>,
-    subject: String,
+    id: Id,
 }
 
 impl Jobs {
@@ -84,22 +99,16 @@ impl Jobs {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Register work on `subject`, reading from `source`.
-    pub(crate) fn begin(
-        self: &Arc<Self>,
-        what: &'static str,
-        subject: String,
-        source: Option<Id>,
-    ) -> JobGuard {
+    /// Register a piece of work.
+    pub(crate) fn begin(self: &Arc<Self>, task: Task) -> JobGuard {
         let job = Running {
-            what,
-            subject,
-            source,
+            task,
             progress: Arc::new(Progress::new()),
             stop: CancellationToken::new(),
         };
         let mut book = self.lock();
-        if book.stopped || job.is_copy() && book.doomed.contains_key(&job.subject) {
+        let is_doomed = job.fills().is_some_and(|id| book.doomed.contains_key(id));
+        if book.stopped || is_doomed {
             job.stop();
         }
         book.next += 1;
@@ -115,14 +124,13 @@ impl Jobs {
 
     /// End every copy into this volume at its next chunk.
     pub(crate) fn doom(self: &Arc<Self>, id: &Id) -> Doom {
-        let subject = id.to_string();
         let mut book = self.lock();
-        *book.doomed.entry(subject.clone()).or_default() += 1;
-        let own = |job: &&Running| job.is_copy() && job.subject == subject;
+        *book.doomed.entry(id.clone()).or_default() += 1;
+        let own = |job: &&Running| job.fills() == Some(id);
         book.running.values().filter(own).for_each(Running::stop);
         Doom {
             jobs: Arc::clone(self),
-            subject,
+            id: id.clone(),
         }
     }
 
@@ -141,22 +149,26 @@ impl Jobs {
     pub(crate) fn reads_from(&self, id: &Id) -> bool {
         let book = self.lock();
         let mut jobs = book.running.values();
-        jobs.any(|job| job.source.as_ref() == Some(id))
+        jobs.any(|job| job.reads_from(id))
     }
 
     /// Whether a job other than the one with this progress reads from there.
     pub(crate) fn others_read(&self, id: &Id, than: &Arc<Progress>) -> bool {
         let book = self.lock();
         let mut jobs = book.running.values();
-        jobs.any(|job| job.source.as_ref() == Some(id) && !Arc::ptr_eq(&job.progress, than))
+        jobs.any(|job| job.reads_from(id) && !Arc::ptr_eq(&job.progress, than))
     }
 
     /// Everything under way.
     pub(crate) fn list(&self) -> Vec<Job> {
         let book = self.lock();
+        let shown = |task: &Task| match task {
+            Task::Copy { into, .. } => ("copy", into.to_string()),
+            Task::Wipe(handle) => ("wipe", handle.clone()),
+        };
         let jobs = book.running.values().map(|job| Job {
-            what: job.what.to_owned(),
-            subject: job.subject.clone(),
+            what: shown(&job.task).0.to_owned(),
+            subject: shown(&job.task).1,
             done: Bytes(job.progress.done.load(Ordering::Relaxed)),
             total: Bytes(job.progress.total.load(Ordering::Relaxed)),
         });
@@ -165,10 +177,8 @@ impl Jobs {
 
     /// Whether a copy into this volume is under way, or waits for its turn.
     pub(crate) fn fills(&self, id: &Id) -> bool {
-        let id = id.as_str();
         let book = self.lock();
-        let mut copies = book.running.values().filter(|job| job.is_copy());
-        copies.any(|job| job.subject == id)
+        book.running.values().any(|job| job.fills() == Some(id))
     }
 
     /// Tell everything to stop at the next chunk, also what begins only now.
@@ -204,10 +214,10 @@ impl Drop for JobGuard {
 impl Drop for Doom {
     fn drop(&mut self) {
         let mut book = self.jobs.lock();
-        if let Some(callers) = book.doomed.get_mut(&self.subject) {
+        if let Some(callers) = book.doomed.get_mut(&self.id) {
             *callers -= 1;
             if *callers == 0 {
-                book.doomed.remove(&self.subject);
+                book.doomed.remove(&self.id);
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::records::save;
 use crate::snapshot::cut::{cut, drop_snapshot};
 use crate::state::Node;
 use crate::state::entry::Entry;
-use crate::state::jobs::Way;
+use crate::state::jobs::{Task, Way};
 
 /// Copy the source of a volume in state [`Content::Filling`] into it. The caller holds the
 /// volume.
@@ -27,11 +27,10 @@ pub(crate) async fn fill(node: &Arc<Node>, new: &Entry) -> Result<()> {
         let gone = format!("the source of {} is gone; delete it", new.title());
         node.unread().absent(source_id, gone)
     })?;
-    let job = node.jobs().begin(
-        "copy",
-        new.record.id.to_string(),
-        Some(source.record.id.clone()),
-    );
+    let job = node.jobs().begin(Task::Copy {
+        from: source.record.id.clone(),
+        into: new.record.id.clone(),
+    });
     let way = Way::Copy {
         from: source.pool.name().clone(),
         to: new.pool.name().clone(),
