@@ -24,6 +24,9 @@ pub(super) const OVER: u32 = 3;
 /// When a suite is ended that hangs, where its budget is not judged.
 pub(super) const HANGS: Duration = Duration::from_secs(30 * 60);
 
+/// `timeout` ends a suite at its limit; how much later the suite is left alone even if `timeout` hangs.
+const GRACE: Duration = Duration::from_secs(30);
+
 pub(super) struct Job {
     pub(super) suite: &'static Suite,
     /// The test program and where cargo would run it; for a cell, the program under test.
@@ -194,11 +197,11 @@ impl Job {
                 };
                 Room::run(room, needs, &visit, on_line)?
             }
-            Place::Docs => process::stream(docs(limit)?, on_line)?,
+            Place::Docs => process::stream(docs(limit)?, limit + GRACE, on_line)?,
             place => {
                 let mut command = on_machine(place, limit, argv);
                 command.current_dir(dir);
-                process::stream(command, on_line)?
+                process::stream(command, limit + GRACE, on_line)?
             }
         };
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
