@@ -1381,16 +1381,57 @@ async fn wiping_can_be_left_out() {
     }
 }
 
-/// Everything a pool does, for the test below to cut off at each step.
+// What the test below cuts off at each step.
+
 #[tokio::test]
 #[ignore = "run by killed_anywhere_a_pool_is_understood_and_can_be_swept"]
-async fn scenario() {
+async fn making() {
     let bench = Bench::as_is();
     make(&options(), &bench.some(1), true, Arc::clone(&bench.runner))
         .await
         .unwrap();
     let pool = open(&bench).await;
     pool.extend(&bench.some(2), true).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "run by killed_anywhere_a_pool_is_understood_and_can_be_swept"]
+async fn copying() {
+    let pool = open(&Bench::as_is()).await;
+    let (record, cut, reader) = copies();
+    let at = guest::lay_down(&pool, &record, Bytes::mib(16)).await;
+    pool.snapshot(&record, &cut).await.unwrap();
+    guest::tell_made(&cut);
+    pool.clone_volume(&cut, &reader, Bytes::mib(16))
+        .await
+        .unwrap();
+    guest::tell_made(&reader);
+    fill(&at, 1, 3, 0xA5);
+    pool.tend().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "run by killed_anywhere_a_pool_is_understood_and_can_be_swept"]
+async fn changing() {
+    let pool = open(&Bench::as_is()).await;
+    let (record, ..) = copies();
+    pool.grow(&record, Bytes::mib(24)).await.unwrap();
+    let content = Content::Raw;
+    pool.rewrite(&Record { content, ..record }).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "run by killed_anywhere_a_pool_is_understood_and_can_be_swept"]
+async fn removing() {
+    let pool = open(&Bench::as_is()).await;
+    let (record, cut, reader) = copies();
+    for record in [&reader, &cut, &record] {
+        guest::tell_and_destroy(&pool, record).await;
+    }
+}
+
+/// A volume, a snapshot of it whose store grows early, and a reader of that.
+fn copies() -> (Record, Record, Record) {
     let record = volume("v");
     let growth = SnapshotGrowth {
         initial: Bytes::mib(4),
@@ -1402,52 +1443,48 @@ async fn scenario() {
         ..snapshot("s", &record)
     };
     let reader = reader("r", &cut);
-    pool.create(&record, Bytes::mib(16)).await.unwrap();
-    let at = device(&pool, &record).await;
-    pool.snapshot(&record, &cut).await.unwrap();
-    pool.clone_volume(&cut, &reader, Bytes::mib(16))
-        .await
-        .unwrap();
-    fill(&at, 0, 3, 0xA5);
-    pool.tend().await.unwrap();
-    pool.grow(&record, Bytes::mib(24)).await.unwrap();
-    pool.rewrite(&Record {
-        content: Content::Raw,
-        ..record.clone()
-    })
-    .await
-    .unwrap();
-    pool.remove(&reader).await.unwrap();
-    destroy(&pool, &cut).await;
-    destroy(&pool, &record).await;
+    (record, cut, reader)
 }
 
 #[tokio::test]
 async fn killed_anywhere_a_pool_is_understood_and_can_be_swept() {
     let bench = Bench::new().await;
-    // One disk is not blank, so that wiping it is among the steps.
-    bench.ext4(&bench.disks[1]).await;
-    let (killed, passed) = guest::run_child(&bench, "scenario", None).await;
-    assert!(!killed && passed.len() > 25, "{passed:?}");
-    let mut hits = std::collections::BTreeMap::new();
-    // The state at a `begin` is that after the step before it.
-    let steps = passed.iter().filter(|point| !point.ends_with(".begin"));
-    for point in steps {
-        let nth = hits.entry(point.clone()).or_insert(0);
-        *nth += 1;
-        bench.blank().await;
-        bench.ext4(&bench.disks[1]).await;
-        let (killed, _) =
-            guest::run_child(&bench, "scenario", Some(&format!("{point}#{nth}"))).await;
-        assert!(killed, "{point}#{nth} was not reached");
-        println!("killed at {point}#{nth}");
+    let recover = async || {
         // Trying again is the way on from there, also for making the pool.
-        make(&options(), &bench.some(1), true, Arc::clone(&bench.runner))
+        let runner = Arc::clone(&bench.runner);
+        make(&options(), &bench.some(1), true, runner)
             .await
             .unwrap();
-        let pool = open(&bench).await;
-        guest::sweep(&pool).await;
+        open(&bench).await
+    };
+    let settle = async |pool: &LvmPool, cut: &str| {
+        guest::sweep(pool).await;
         let status = pool.status().await.unwrap();
-        assert_eq!(status.free, status.total, "after {point}#{nth}");
-    }
+        assert_eq!(status.free, status.total, "after {cut}");
+    };
+    let blank = async || {
+        bench.blank().await;
+        // One disk is not blank, so that wiping it is among the steps.
+        let disk = text(&bench.disks[1]);
+        bench.run(&["mkfs.ext4", "-q", "-F", disk, "16M"]).await;
+    };
+    let making = guest::killed_at_each_step(&bench, "making", blank, recover, settle).await;
+    recover().await.extend(&bench.some(2), true).await.unwrap();
+    let nothing = async || {};
+    let copying = guest::killed_at_each_step(&bench, "copying", nothing, recover, settle).await;
+    let made = async || {
+        let pool = open(&bench).await;
+        let (record, cut, reader) = copies();
+        guest::lay_down(&pool, &record, Bytes::mib(16)).await;
+        pool.snapshot(&record, &cut).await.unwrap();
+        guest::tell_made(&cut);
+        pool.clone_volume(&cut, &reader, Bytes::mib(16))
+            .await
+            .unwrap();
+        guest::tell_made(&reader);
+    };
+    let changing = guest::killed_at_each_step(&bench, "changing", made, recover, settle).await;
+    let removing = guest::killed_at_each_step(&bench, "removing", made, recover, settle).await;
+    let steps = [making, copying, changing, removing];
+    assert!(steps.iter().sum::<usize>() >= 17, "{steps:?}");
 }

@@ -673,88 +673,126 @@ async fn two_pools_of_one_group_do_not_see_each_other() {
     );
 }
 
-/// Everything a pool does, for the test below to cut off at each step.
+// What the test below cuts off at each step.
+
 #[tokio::test]
 #[ignore = "run by killed_anywhere_a_pool_is_understood_and_can_be_swept"]
-async fn scenario() {
-    let bench = Bench::as_is();
-    let runner = || Arc::clone(&bench.runner);
-    make(
-        &options(),
-        &bench.some(1),
-        Some(Bytes::mib(64)),
-        true,
-        runner(),
-    )
-    .await
-    .unwrap();
-    let pool = open(&bench).await;
-    let (record, cut, held) = (
-        volume("v"),
-        snapshot("s", &volume("v")),
-        snapshot("h", &volume("v")),
-    );
-    let copy = clone("c", &cut);
-    pool.create(&record, Bytes::mib(16)).await.unwrap();
-    fill(&device(&pool, &record).await, 0, 1, 1);
+async fn making() {
+    made(&Bench::as_is()).await;
+}
+
+#[tokio::test]
+#[ignore = "run by killed_anywhere_a_pool_is_understood_and_can_be_swept"]
+async fn copying() {
+    let pool = open(&Bench::as_is()).await;
+    let (record, cut, copy, _) = copies();
+    guest::lay_down(&pool, &record, Bytes::mib(16)).await;
     pool.snapshot(&record, &cut).await.unwrap();
+    guest::tell_made(&cut);
     pool.clone_volume(&cut, &copy, Bytes::mib(24))
         .await
         .unwrap();
+    guest::tell_made(&copy);
+}
+
+#[tokio::test]
+#[ignore = "run by killed_anywhere_a_pool_is_understood_and_can_be_swept"]
+async fn changing() {
+    let pool = open(&Bench::as_is()).await;
+    let (record, _, _, held) = copies();
     pool.suspend(std::slice::from_ref(&record)).await.unwrap();
     pool.snapshot(&record, &held).await.unwrap();
     pool.resume(std::slice::from_ref(&record)).await.unwrap();
+    guest::tell_made(&held);
     pool.grow(&record, Bytes::mib(24)).await.unwrap();
-    pool.rewrite(&Record {
-        content: Content::Raw,
-        ..record.clone()
-    })
-    .await
-    .unwrap();
+    let content = Content::Raw;
+    pool.rewrite(&Record { content, ..record }).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "run by killed_anywhere_a_pool_is_understood_and_can_be_swept"]
+async fn removing() {
+    let pool = open(&Bench::as_is()).await;
+    let (record, cut, copy, _) = copies();
     for record in [&cut, &copy, &record] {
-        destroy(&pool, record).await;
+        guest::tell_and_destroy(&pool, record).await;
     }
+}
+
+#[tokio::test]
+#[ignore = "run by killed_anywhere_a_pool_is_understood_and_can_be_swept"]
+async fn extending() {
+    let bench = Bench::as_is();
+    let pool = open(&bench).await;
     pool.extend(&bench.some(2), true).await.unwrap();
+}
+
+/// A volume, a snapshot of it, a clone of that, and a snapshot that is made while the volume is held.
+fn copies() -> (Record, Record, Record, Record) {
+    let record = volume("v");
+    let (cut, held) = (snapshot("s", &record), snapshot("h", &record));
+    let copy = clone("c", &cut);
+    (record, cut, copy, held)
+}
+
+async fn made(bench: &Bench) -> ThinPool {
+    let (size, runner) = (Some(Bytes::mib(64)), Arc::clone(&bench.runner));
+    make(&options(), &bench.some(1), size, true, runner)
+        .await
+        .unwrap();
+    open(bench).await
 }
 
 #[tokio::test]
 async fn killed_anywhere_a_pool_is_understood_and_can_be_swept() {
     let bench = Bench::new().await;
-    let (killed, passed) = guest::run_child(&bench, "scenario", None).await;
-    assert!(!killed && passed.len() > 20, "{passed:?}");
-    let mut hits = std::collections::BTreeMap::new();
-    // The state at a `begin` is that after the step before it.
-    let steps = passed.iter().filter(|point| !point.ends_with(".begin"));
-    for point in steps {
-        let nth = hits.entry(point.clone()).or_insert(0);
-        *nth += 1;
-        bench.blank().await;
-        let (killed, _) =
-            guest::run_child(&bench, "scenario", Some(&format!("{point}#{nth}"))).await;
-        assert!(killed, "{point}#{nth} was not reached");
-        println!("killed at {point}#{nth}");
-        let runner = Arc::clone(&bench.runner);
-        make(
-            &options(),
-            &bench.some(1),
-            Some(Bytes::mib(64)),
-            true,
-            runner,
-        )
-        .await
-        .unwrap();
-        let pool = open(&bench).await;
+    let recover = async || {
+        let pool = made(&bench).await;
         let records: Vec<_> = found(&pool).await;
         pool.resume(&records).await.unwrap();
+        pool
+    };
+    let settle = async |pool: &ThinPool, cut: &str| {
         // What was half made can be made again.
+        let records = found(pool).await;
         if let Some(record) = records.iter().find(|r| **r == volume("v")) {
             pool.snapshot(record, &snapshot("h", record)).await.unwrap();
         }
-        guest::sweep(&pool).await;
+        guest::sweep(pool).await;
         assert_eq!(
             pool.status().await.unwrap().promised,
             Bytes(0),
-            "after {point}#{nth}"
+            "after {cut}"
         );
-    }
+    };
+    let blank = async || bench.blank().await;
+    let nothing = async || {};
+    let laid_down = async || {
+        let pool = open(&bench).await;
+        guest::lay_down(&pool, &volume("v"), Bytes::mib(16)).await;
+    };
+    let copied = async || {
+        let pool = open(&bench).await;
+        let (record, cut, copy, _) = copies();
+        guest::lay_down(&pool, &record, Bytes::mib(16)).await;
+        pool.snapshot(&record, &cut).await.unwrap();
+        guest::tell_made(&cut);
+        pool.clone_volume(&cut, &copy, Bytes::mib(16))
+            .await
+            .unwrap();
+        guest::tell_made(&copy);
+    };
+    // The second disk is still to be taken.
+    let without_the_second = async || {
+        bench.blank().await;
+        made(&bench).await;
+    };
+    let making = guest::killed_at_each_step(&bench, "making", blank, recover, settle).await;
+    let copying = guest::killed_at_each_step(&bench, "copying", nothing, recover, settle).await;
+    let changing = guest::killed_at_each_step(&bench, "changing", laid_down, recover, settle).await;
+    let removing = guest::killed_at_each_step(&bench, "removing", copied, recover, settle).await;
+    let extending =
+        guest::killed_at_each_step(&bench, "extending", without_the_second, recover, settle).await;
+    let steps = [making, copying, changing, removing, extending];
+    assert!(steps.iter().sum::<usize>() >= 16, "{steps:?}");
 }

@@ -3,8 +3,9 @@
 
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -398,13 +399,107 @@ pub(crate) async fn sweep(pool: &dyn Pool) {
     assert_eq!(scan, stowage_pool::Scan::default());
 }
 
-/// Run the test `child` of this executable in a process of its own, killed at `point`. Returns
-/// whether it was killed, and the points it passed.
-pub(crate) async fn run_child(
+/// Where a child tells what it was told is done, and what it goes on to remove.
+const TOLD: &str = "/run/acknowledged";
+
+/// The first MiB of everything that is told of holds this.
+const KEPT: u8 = 1;
+
+/// Say that it is made; its first MiB is that of a volume which [`lay_down`] made.
+pub(crate) fn tell_made(record: &Record) {
+    tell("made", record);
+}
+
+fn tell(what: &str, record: &Record) {
+    let mut file = File::options()
+        .append(true)
+        .create(true)
+        .open(TOLD)
+        .unwrap();
+    writeln!(file, "{what} {}", record.name).unwrap();
+}
+
+/// A volume with bytes of its own, told.
+pub(crate) async fn lay_down(pool: &dyn Pool, record: &Record, size: Bytes) -> PathBuf {
+    pool.create(record, size).await.unwrap();
+    let at = device(pool, record).await;
+    fill(&at, 0, 1, KEPT);
+    tell_made(record);
+    at
+}
+
+/// As [`destroy`], told before it begins.
+pub(crate) async fn tell_and_destroy(pool: &dyn Pool, record: &Record) {
+    tell("removing", record);
+    destroy(pool, record).await;
+}
+
+/// What was told is made and was not to be removed is there, with its bytes.
+async fn assert_kept(pool: &dyn Pool, cut: &str) {
+    let told = fs::read_to_string(TOLD).unwrap_or_default();
+    let told: Vec<(&str, &str)> = told.lines().filter_map(|l| l.split_once(' ')).collect();
+    let found = found(pool).await;
+    for (what, name) in &told {
+        if *what != "made" || told.contains(&("removing", name)) {
+            continue;
+        }
+        let record = found.iter().find(|r| r.name.as_str() == *name);
+        let record = record.unwrap_or_else(|| panic!("{name} is lost after {cut}: {found:?}"));
+        let mut first = vec![0; MIB];
+        let device = File::open(device(pool, record).await).unwrap();
+        device.read_exact_at(&mut first, 0).unwrap();
+        let kept = first.iter().all(|byte| *byte == KEPT);
+        assert!(kept, "{name} has lost its bytes after {cut}");
+    }
+}
+
+/// Run the test `child` to its end, and then once for each step that it took, killed there. Before
+/// each run comes `prepare`; after each `recover` gives a pool with all that was acknowledged, which
+/// `settle` goes on with and which is then swept. The steps that it was killed at.
+pub(crate) async fn killed_at_each_step<P: Pool>(
     bench: &Bench,
     child: &str,
-    point: Option<&str>,
-) -> (bool, Vec<String>) {
+    prepare: impl AsyncFn(),
+    recover: impl AsyncFn() -> P,
+    settle: impl AsyncFn(&P, &str),
+) -> usize {
+    let mut cuts: Vec<Option<String>> = vec![None];
+    let mut next = 0;
+    while let Some(cut) = cuts.get(next).cloned() {
+        let _ = fs::remove_file(TOLD);
+        prepare().await;
+        let (killed, passed) = run_child(bench, child, cut.as_deref()).await;
+        let shown = cut.as_deref().unwrap_or("its end");
+        assert_eq!(killed, cut.is_some(), "{child} came to {shown}: {passed:?}");
+        println!("{child} came to {shown}");
+        if cut.is_none() {
+            cuts.extend(steps(&passed).into_iter().map(Some));
+        }
+        let pool = recover().await;
+        assert_kept(&pool, shown).await;
+        settle(&pool, shown).await;
+        next += 1;
+    }
+    cuts.len() - 1
+}
+
+/// Every point that was passed, by its name and which time it was. The state at a `begin` is that after
+/// the step before it.
+fn steps(passed: &[String]) -> Vec<String> {
+    let mut hits = BTreeMap::new();
+    let steps = passed.iter().filter(|point| !point.ends_with(".begin"));
+    steps
+        .map(|point| {
+            let nth = hits.entry(point).or_insert(0);
+            *nth += 1;
+            format!("{point}#{nth}")
+        })
+        .collect()
+}
+
+/// Run the test `child` of this executable in a process of its own, killed at `point`. Returns
+/// whether it was killed, and the points it passed.
+async fn run_child(bench: &Bench, child: &str, point: Option<&str>) -> (bool, Vec<String>) {
     let log = "/run/failpoints";
     let _ = fs::remove_file(log);
     let exe = std::env::current_exe().unwrap();

@@ -141,11 +141,11 @@ pub(super) const SUITES: &[Suite] = &[
     ),
     ignoring(
         row("pool-guest_lvm", GUEST, 360),
-        Ignored::These(&["scenario"]),
+        Ignored::These(&["making", "copying", "changing", "removing"]),
     ),
     ignoring(
         row("pool-guest_thin", GUEST, 240),
-        Ignored::These(&["scenario"]),
+        Ignored::These(&["making", "copying", "changing", "removing", "extending"]),
     ),
     row("testkit-guest_boots", Place::Boots, 45),
     row("sanity-file-mount", Place::Host, 60),
