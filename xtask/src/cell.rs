@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use stowage_testkit::disk::{self, FsKind, LoopFs, run};
 use stowage_testkit::guest::DISKS_VARIABLE;
 use stowage_testkit::sanity::{Access, Sanity};
+use stowage_testkit::scratch;
 
 use crate::process;
 use crate::tally::Tally;
@@ -120,10 +121,7 @@ pub(crate) fn run_cell(cell: Cell, stowage: &Path, logs: &Path) -> CellResult {
 
 fn try_cell(cell: Cell, stowage: &Path, logs: &Path) -> Result<CellResult> {
     // A short path: a socket's has room for 107 bytes.
-    let work = tempfile::Builder::new()
-        .prefix("stowage-cell-")
-        .tempdir()
-        .context("failed to make the cell's directory")?;
+    let work = scratch::short()?;
     let storage = Storage::make(cell.pool)?;
     let config = work.path().join("stowage.toml");
     std::fs::write(&config, daemon::config(work.path(), &storage.pool_toml))

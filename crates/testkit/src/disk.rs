@@ -163,7 +163,7 @@ impl Drop for LoopFs {
     }
 }
 
-/// Unmounts everything at and below `dir`, the newest mount first, so that what a killed daemon
+/// Unmounts everything below `dir`, the newest mount first, so that what a killed daemon
 /// left behind does not outlive the test.
 ///
 /// A loop device over a file below `dir` may be mounted elsewhere; it goes first.
@@ -181,7 +181,7 @@ pub fn unmount_below(dir: &Path) -> Result<()> {
     for (_, target) in mounts()?
         .iter()
         .rev()
-        .filter(|(_, target)| target.starts_with(dir))
+        .filter(|(_, target)| target.starts_with(dir) && target != dir)
     {
         thaw(target);
         run("umount", [target])?;

@@ -52,23 +52,49 @@ pub fn dir(prefix: &str) -> Result<TempDir> {
         .with_context(|| format!("failed to create a directory in {}", base.display()))
 }
 
+/// Begins the names of directories with short paths.
+const SHORT: &str = "stowage-rig-";
+
+/// A fresh directory with a short path, removed when dropped: a socket's path has room for 107 bytes.
+///
+/// Under `/tmp`, which every guest mounts its own over. The name bears this process's id for
+/// [`sweep`].
+pub fn short() -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix(&format!("{SHORT}{}-", std::process::id()))
+        .tempdir()
+        .context("failed to create a directory for temporary files")
+}
+
 /// Removes what processes that are gone have left: one that was killed ran no destructor, and its
 /// mounts, loop devices and guests would stay until the next reboot.
 pub fn sweep() -> Result<()> {
     guest::sweep();
-    let Ok(entries) = std::fs::read_dir(base()) else {
+    sweep_in(&base(), "")?;
+    sweep_in(&std::env::temp_dir(), SHORT)
+}
+
+fn sweep_in(base: &Path, prefix: &str) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(base) else {
         return Ok(());
     };
     for entry in entries.flatten() {
-        let owner = owner(&entry.file_name().to_string_lossy());
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let owner = owner(&name).filter(|_| name.starts_with(prefix));
         if owner.is_none_or(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
             continue;
         }
         let dir = entry.path();
         disk::unmount_below(&dir)?;
         disk::detach_loops_below(&dir)?;
-        std::fs::remove_dir_all(&dir)
-            .with_context(|| format!("failed to remove {}", dir.display()))?;
+        match std::fs::remove_dir_all(&dir) {
+            // Another run sweeps the directory for temporary files, too.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => {
+                removed.with_context(|| format!("failed to remove {}", dir.display()))?;
+            }
+        }
     }
     Ok(())
 }
@@ -84,12 +110,17 @@ mod tests {
 
     #[test]
     fn the_sweep_takes_what_the_dead_left_and_nothing_else() {
-        let mine = dir("two-words").unwrap();
+        let mine = [dir("two-words").unwrap(), short().unwrap()];
         // Beyond the largest id the kernel gives.
-        let left = mine.path().with_file_name("xfs-4194305-abc");
-        std::fs::create_dir_all(left.join("mnt")).unwrap();
+        let left = ["xfs-4194305-abc", "stowage-rig-4194305-abc"];
+        let left = [0, 1].map(|n| mine[n].path().with_file_name(left[n]));
+        let theirs = mine[1].path().with_file_name("theirs-4194305-abc");
+        for dir in left.iter().chain([&theirs]) {
+            std::fs::create_dir_all(dir.join("mnt")).unwrap();
+        }
         sweep().unwrap();
-        assert!(!left.exists());
-        assert!(mine.path().exists());
+        assert_eq!(left.each_ref().map(|dir| dir.exists()), [false; 2]);
+        assert!(mine.iter().all(|dir| dir.path().exists()));
+        std::fs::remove_dir_all(theirs).unwrap();
     }
 }

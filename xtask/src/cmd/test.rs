@@ -300,6 +300,10 @@ fn run_again(jobs: &[Job], ran: &mut [Finished]) -> Result<Vec<String>> {
             kept.display()
         );
         report::problem(&ran[index]);
+        // What it left may be why it would fail again.
+        if let Err(error) = scratch::sweep() {
+            println!("== {error:#}");
+        }
         let again = one(job, &mut None);
         if again.is_good() {
             flaky.push(job.suite.name.to_owned());
@@ -369,6 +373,17 @@ mod tests {
         assert!(first.contains("run 1 began") && first.contains("run 1 broke"));
         let second = text(&at.join("flaky/console.txt"));
         assert!(second.contains("run 2 began") && second.contains("1 passed"));
+    }
+
+    #[test]
+    fn what_the_first_try_left_is_gone_at_the_second() {
+        let dir = scratch::dir("flaky").unwrap();
+        // Beyond the largest id the kernel gives.
+        let left = dir.path().with_file_name("left-4194305-abc");
+        let mut job = scripted(dir.path(), "untidy", 1);
+        job.env.push(format!("LEAVES={}", left.display()));
+        let (failed, flaky) = run_scripts(&[job]);
+        assert_eq!((failed, flaky), (0, vec!["untidy".to_owned()]));
     }
 
     #[test]

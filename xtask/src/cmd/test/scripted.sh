@@ -1,10 +1,11 @@
 #!/bin/sh
-# Prints what a test program does; its first FAILURES runs fail. RUNS counts them.
+# Prints what a test program does; its first FAILURES runs fail. RUNS counts them. LEAVES names a
+# directory that each run makes, and must not find.
 echo run >>"$RUNS"
 run=$(wc -l <"$RUNS")
 echo "running 1 test"
 echo "run $run began"
-if [ "$run" -le "$FAILURES" ]; then
+if ! mkdir "${LEAVES:-$RUNS.left.$run}" || [ "$run" -le "$FAILURES" ]; then
     echo "test it_holds ... FAILED"
     echo "failures:"
     echo "run $run broke"
