@@ -30,13 +30,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use support::{Rig, Storage, get, output, put, tool};
+use support::{Rig, Storage, Work, get, output, put, tool};
 
 /// What the pool is on, before the cut and after it.
 const DISK: &str = "/dev/mapper/logged";
 
 /// The daemon's directory: the same before the cut and after it, as are the paths it was given.
-const WORK: &str = "power";
+const WORK: &str = "/tmp/power";
 
 /// Where the file system of a file pool is mounted, or that of the daemon's journal beside a group.
 const FILES: &str = "/run/power-files";
@@ -192,11 +192,7 @@ impl Node {
             }
             Kind::Thick => "kind = \"lvm\"\nvg = \"vgpower\"".to_owned(),
         };
-        let work = tempfile::Builder::new()
-            .prefix(WORK)
-            .rand_bytes(0)
-            .tempdir();
-        let rig = Rig::stopped_in(work.expect("a directory"), Storage::Others);
+        let rig = Rig::stopped_in(Work::at(Path::new(WORK)), Storage::Others);
         let config = rig.path("stowage.toml");
         let state = get(&config).replace(&rig.text("state"), &format!("{FILES}/state"));
         let configured = format!("{state}\n[[pool]]\nname = \"p\"\n{pool}\n");

@@ -23,7 +23,7 @@ use support::calls::{
     staging_of, text, volume,
 };
 use support::uses::{self as on, digest};
-use support::{Rig, STOWAGE, Storage, get, output, put, tool};
+use support::{END, Rig, STOWAGE, Storage, ends_within, get, output, put, tool};
 
 fn rig() -> Rig {
     Rig::new(Storage::file(FsKind::Xfs))
@@ -390,12 +390,15 @@ fn a_disk_with_data_or_in_use_is_not_taken() {
 }
 
 fn serve(config: &Path) -> Output {
-    Command::new(STOWAGE)
+    let child = Command::new(STOWAGE)
         .args(["serve", "--config"])
         .arg(config)
         .stdin(Stdio::null())
-        .output()
-        .expect("the program under test starts")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program under test starts");
+    ends_within(END, child, String::new)
 }
 
 #[test]
@@ -574,7 +577,7 @@ fn a_second_daemon_waits_for_the_first_and_then_gives_up() {
         .expect("the program under test starts");
     let began = Instant::now();
     on::create(&rig, "v", "ext4", "64Mi");
-    let out = second.wait_with_output().expect("a child");
+    let out = ends_within(END, second, || rig.log());
     assert!(!out.status.success());
     let said = String::from_utf8_lossy(&out.stderr);
     let error = said.lines().last().unwrap_or_default();

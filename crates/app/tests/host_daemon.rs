@@ -3,12 +3,14 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use stowage_testkit::disk::FsKind;
 use support::calls::{Csi, Mode, block, from_volume, map, range};
-use support::{Rig, Storage, http};
+use support::{Rig, Storage, ends_within, http};
 
 use stowage_csi::proto::{ControllerExpandVolumeRequest, CreateVolumeRequest};
 
@@ -184,8 +186,7 @@ fn documented() -> BTreeSet<String> {
 #[test]
 fn the_daemon_tells_the_metrics_that_are_documented_and_no_others() {
     let mut rig = Rig::stopped(Storage::file(FsKind::Xfs));
-    let port = rig.with_metrics();
-    rig.start();
+    let port = rig.start_with_metrics();
     rig.ok(&["volume", "create", "v", "--size", "64Mi"]);
     let (status, body) = http(port, "/metrics");
     assert!(status.contains("200"), "{status}");
@@ -318,4 +319,22 @@ fn the_store_of_a_snapshot_is_asked_for_at_the_command_line() {
     rig.ok(&["snapshot", "delete", "s"]);
     rig.ok(&["volume", "delete", "v"]);
     rig.assert_clean();
+}
+
+/// Of the bench itself: a daemon that hears nothing must fail its test, not hold it for ever.
+#[test]
+fn a_program_that_does_not_end_is_killed_and_told() {
+    let deaf = Command::new("sh")
+        .args(["-c", "trap '' TERM; echo why; exec sleep 600"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let pid = deaf.id();
+    let told = std::panic::catch_unwind(|| {
+        ends_within(Duration::from_secs(1), deaf, || "its log".to_owned());
+    });
+    let told = told.expect_err("it does not end");
+    let told = told.downcast_ref::<String>().expect("a text");
+    assert!(told.contains("why") && told.contains("its log"), "{told}");
+    assert!(!Path::new("/proc").join(pid.to_string()).exists());
 }

@@ -20,7 +20,8 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -173,6 +174,39 @@ pub fn output(program: &str, args: &[&str]) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
+/// Longer than the program under test takes to end, whatever the machine does beside it.
+pub const END: Duration = Duration::from_secs(60);
+
+/// What a program printed on the pipes it has, and how it ended. One that does not end is killed, and
+/// told with what it said and with its log.
+#[track_caller]
+pub fn ends_within(limit: Duration, child: Child, log: impl FnOnce() -> String) -> Output {
+    let pid = rustix::process::Pid::from_child(&child);
+    let (sender, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        // Nobody waits for it any more after the time.
+        let _ = sender.send(child.wait_with_output());
+    });
+    if let Ok(output) = ended.recv_timeout(limit) {
+        return output.expect("a child");
+    }
+    // One that hangs in the kernel ends later.
+    let killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    let output = ended.recv_timeout(Duration::from_secs(5));
+    let said = output.ok().and_then(Result::ok).unwrap_or_else(|| Output {
+        status: ExitStatus::default(),
+        stdout: Vec::new(),
+        stderr: Vec::new(),
+    });
+    let said = [&said.stdout, &said.stderr].map(|text| String::from_utf8_lossy(text));
+    panic!(
+        "it has not ended in {limit:?}; killed: {killed:?}\n{}{}{}",
+        said[0],
+        said[1],
+        log()
+    );
+}
+
 /// What a command of ours came to.
 pub struct Answer {
     pub status: ExitStatus,
@@ -217,9 +251,48 @@ impl Answer {
     }
 }
 
+/// A rig's directory.
+pub struct Work {
+    dir: tempfile::TempDir,
+    /// Where it is mounted, if its path is to be this one.
+    at: Option<PathBuf>,
+}
+
+impl Work {
+    fn new() -> Self {
+        let dir = stowage_testkit::scratch::short().expect("a directory");
+        Self { dir, at: None }
+    }
+
+    /// A directory of its own at this path. Each suite has mounts of its own: what a killed one left
+    /// at the path is hidden, and two at a time do not meet.
+    pub fn at(path: &Path) -> Self {
+        let mut work = Self::new();
+        // It stays: to remove it would undo the mount of another run.
+        std::fs::create_dir_all(path).expect("a directory");
+        work.at = Some(path.to_owned());
+        let (from, to) = (work.dir.path().display(), path.display());
+        tool("mount", &["--bind", &from.to_string(), &to.to_string()]);
+        work
+    }
+
+    pub fn path(&self) -> &Path {
+        self.at.as_deref().unwrap_or(self.dir.path())
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Some(at) = &self.at {
+            // While it panics there is no use in another.
+            let _ = disk::run("umount", [at]);
+        }
+    }
+}
+
 /// A daemon and what it stands on.
 pub struct Rig {
-    pub work: tempfile::TempDir,
+    pub work: Work,
     pub storage: Storage,
     daemon: Option<Child>,
     /// How the last daemon ended, if it did so by itself.
@@ -241,12 +314,11 @@ impl Rig {
 
     /// The same, not started yet.
     pub fn stopped(storage: Storage) -> Self {
-        let work = tempfile::Builder::new().prefix("stowage-rig-").tempdir();
-        Self::stopped_in(work.expect("a directory"), storage)
+        Self::stopped_in(Work::new(), storage)
     }
 
     /// The same, in this directory.
-    pub fn stopped_in(work: tempfile::TempDir, storage: Storage) -> Self {
+    pub fn stopped_in(work: Work, storage: Storage) -> Self {
         stowage_testkit::require(&["blkid", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"]);
         let config = format!(
             "node-name = \"node-a\"\nstate-dir = \"{0}/state\"\ncsi-socket = \"{0}/csi.sock\"\n\
@@ -268,10 +340,7 @@ impl Rig {
 
     /// Another daemon, with directories and sockets of its own and the same pools, not started yet.
     pub fn beside(&self) -> Self {
-        let work = tempfile::Builder::new()
-            .prefix("stowage-rig-")
-            .tempdir()
-            .expect("a directory");
+        let work = Work::new();
         let config = std::fs::read_to_string(self.path("stowage.toml")).expect("a configuration");
         let (ours, its) = (self.work.path().display(), work.path().display());
         let config = config.replace(&ours.to_string(), &its.to_string());
@@ -294,17 +363,26 @@ impl Rig {
         written.expect("a writable configuration");
     }
 
-    /// Serve metrics from the next start on; at which port.
-    pub fn with_metrics(&self) -> u16 {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("an address").port();
+    /// Start the daemon so that it serves metrics; at which port.
+    #[track_caller]
+    pub fn start_with_metrics(&mut self) -> u16 {
         let path = self.path("stowage.toml");
-        let text = get(&path).replace(
-            "metrics = \"off\"",
-            &format!("metrics = \"127.0.0.1:{port}\""),
-        );
-        std::fs::write(&path, text).expect("a writable configuration");
-        port
+        let text = get(&path);
+        // Between finding a port free and the daemon's taking it, somebody else may take it.
+        for _ in 0..2 {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let port = free.local_addr().expect("an address").port();
+            let served = format!("metrics = \"127.0.0.1:{port}\"");
+            let text = text.replace("metrics = \"off\"", &served);
+            std::fs::write(&path, text).expect("a writable configuration");
+            drop(free);
+            self.start();
+            if !self.run(&["doctor"]).stdout.contains("listen on") {
+                return port;
+            }
+            self.stop();
+        }
+        panic!("no port to be had: {}", self.log());
     }
 
     /// A path below the working directory.
@@ -505,12 +583,12 @@ impl Rig {
     /// Stop the daemon with SIGTERM; it must end well.
     #[track_caller]
     pub fn stop(&mut self) {
-        let Some(mut child) = self.daemon.take() else {
+        let Some(child) = self.daemon.take() else {
             return;
         };
         let pid = child.id().to_string();
         tool("kill", &["-TERM", &pid]);
-        let status = child.wait().expect("a child");
+        let status = ends_within(END, child, || self.log()).status;
         assert!(
             status.success(),
             "the daemon ended with {status}: {}",
@@ -584,7 +662,8 @@ impl Rig {
         );
         let mounts = std::fs::read_to_string("/proc/self/mounts").expect("a mount table");
         let work = self.work.path().display().to_string();
-        let left: Vec<&str> = mounts.lines().filter(|l| l.contains(&work)).collect();
+        let below = format!("{work}/");
+        let left: Vec<&str> = mounts.lines().filter(|l| l.contains(&below)).collect();
         assert!(left.is_empty(), "left mounted: {left:?}");
         if let Storage::File(fs) = &self.storage {
             let loops = disk::loops_below(fs.path()).expect("sysfs");

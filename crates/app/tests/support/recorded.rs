@@ -16,7 +16,7 @@ use stowage_csi::proto::{
 };
 
 use super::calls::{self, Csi};
-use super::{Rig, Storage, get, output, put, tool, uses};
+use super::{Rig, Storage, Work, get, output, put, tool, uses};
 
 /// Names the directory that a recording is written to.
 pub const RECORD: &str = "STOWAGE_RECORD";
@@ -34,11 +34,7 @@ const SMALL: &str = "16Mi";
 
 /// A rig whose paths are those of the recording: they are in its state.
 pub fn rig(storage: Storage) -> Rig {
-    let work = tempfile::Builder::new()
-        .prefix("stowage-recorded")
-        .rand_bytes(0)
-        .tempdir_in("/tmp");
-    Rig::stopped_in(work.expect("one recording at a time"), storage)
+    Rig::stopped_in(Work::at(Path::new("/tmp/stowage-recorded")), storage)
 }
 
 fn recordings() -> PathBuf {
