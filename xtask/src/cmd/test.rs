@@ -4,6 +4,7 @@
 //!   build ──► suites beside each other, the longest first, as many at a time as there are cores
 //!     │         on the machine (with mounts of their own) · in a guest that serves one after another
 //!     │         in guests they boot themselves · the examples in the docs
+//!     │         · one more that mostly waits
 //!     ├─────► suites that want the machine for themselves, one after another
 //!     └─────► what failed, once more and alone: a suite that passes then is flaky; not where chance
 //!             chooses what is tested, there the first failure is the verdict
@@ -225,16 +226,21 @@ fn run_all(jobs: &[Job], at_a_time: usize) -> Vec<Finished> {
     results.into_iter().map(|(_, done)| done).collect()
 }
 
+/// So many at a time, and beside several one that waits.
 fn run_beside(jobs: &[Job], left: Vec<usize>, at_a_time: usize) -> Vec<(usize, Finished)> {
+    let waits = |index: &usize| at_a_time > 1 && jobs[*index].suite.waits;
+    let (waiting, left): (Vec<usize>, Vec<usize>) = left.into_iter().partition(waits);
     let workers = at_a_time.clamp(1, left.len().max(1));
-    let left = Mutex::new(left);
+    let (left, waiting) = (Mutex::new(left), Mutex::new(waiting));
     let results = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..workers {
+        let queues = std::iter::repeat_n(&left, workers).chain([&waiting]);
+        for left in queues {
+            let results = &results;
             // A guest dies with the thread that started it; these outlive their guests.
-            scope.spawn(|| {
+            scope.spawn(move || {
                 let mut room = None;
-                while let Some(index) = next(jobs, &left, room.is_some()) {
+                while let Some(index) = next(jobs, left, room.is_some()) {
                     // One that waits for nothing costs memory, and a core now and then.
                     if !is_in_guest(&jobs[index]) {
                         room = None;
@@ -326,12 +332,23 @@ mod tests {
     }
 
     fn scripted_again(dir: &Path, name: &'static str, failures: usize, again: bool) -> Job {
+        scripted_as(dir, name, failures, again, false)
+    }
+
+    fn scripted_as(
+        dir: &Path,
+        name: &'static str,
+        failures: usize,
+        again: bool,
+        waits: bool,
+    ) -> Job {
         let suite = Box::leak(Box::new(Suite {
             name,
             place: Place::Host,
             budget: Duration::from_secs(60),
             ignored: Ignored::None,
             again,
+            waits,
         }));
         Job {
             suite,
@@ -373,6 +390,21 @@ mod tests {
         assert!(first.contains("run 1 began") && first.contains("run 1 broke"));
         let second = text(&at.join("flaky/console.txt"));
         assert!(second.contains("run 2 began") && second.contains("1 passed"));
+    }
+
+    #[test]
+    fn one_that_waits_keeps_no_place_from_the_others() {
+        let dir = scratch::dir("flaky").unwrap();
+        let mut jobs =
+            ["a", "b", "waits"].map(|name| scripted_as(dir.path(), name, 0, true, name == "waits"));
+        // Each of those that fill the cores goes on when it sees the other two at work.
+        for (job, others) in [(0, ["b", "waits"]), (1, ["a", "waits"])] {
+            let seen = others.map(|name| dir.path().join(format!("{name}.runs")));
+            let [one, other] = seen.map(|path| path.display().to_string());
+            jobs[job].env.push(format!("AWAITS={one} {other}"));
+            jobs[job].limit = Some(Duration::from_secs(10));
+        }
+        assert_eq!(run_scripts(&jobs), (0, Vec::new()));
     }
 
     #[test]

@@ -319,6 +319,7 @@ mod tests {
         budget: Duration::from_secs(1),
         ignored: Ignored::These(&["scenario"]),
         again: true,
+        waits: false,
     };
 
     fn judged(suite: &Suite, lines: &[&str]) -> Vec<String> {

@@ -1,8 +1,11 @@
 #!/bin/sh
 # Prints what a test program does; its first FAILURES runs fail. RUNS counts them. LEAVES names a
-# directory that each run makes, and must not find.
+# directory that each run makes, and must not find, AWAITS files that it waits for.
 echo run >>"$RUNS"
 run=$(wc -l <"$RUNS")
+for file in $AWAITS; do
+    until [ -e "$file" ]; do sleep 0.02; done
+done
 echo "running 1 test"
 echo "run $run began"
 if ! mkdir "${LEAVES:-$RUNS.left.$run}" || [ "$run" -le "$FAILURES" ]; then

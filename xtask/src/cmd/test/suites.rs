@@ -19,6 +19,8 @@ pub(super) struct Suite {
     /// Whether it gets a second try when it fails. Not where chance chooses what is cut off: the
     /// second try chooses otherwise, and would excuse a lost byte.
     pub(super) again: bool,
+    /// Whether it mostly waits for time to pass: it then runs beside those that fill the cores.
+    pub(super) waits: bool,
 }
 
 /// Where a suite runs.
@@ -79,6 +81,7 @@ const fn row(name: &'static str, place: Place, budget: u64) -> Suite {
         budget: Duration::from_secs(budget),
         ignored: Ignored::None,
         again: true,
+        waits: false,
     }
 }
 
@@ -86,6 +89,13 @@ const fn row(name: &'static str, place: Place, budget: u64) -> Suite {
 const fn once(suite: Suite) -> Suite {
     Suite {
         again: false,
+        ..suite
+    }
+}
+
+const fn waiting(suite: Suite) -> Suite {
+    Suite {
+        waits: true,
         ..suite
     }
 }
@@ -125,7 +135,7 @@ pub(super) const SUITES: &[Suite] = &[
     row("app-host_volumes", Place::Host, 90),
     once(row("app-guest_crash_thick", GUEST, 300)),
     once(row("app-guest_crash_thin", GUEST, 300)),
-    row("app-guest_hung", GUEST, 300),
+    waiting(row("app-guest_hung", GUEST, 300)),
     row("app-guest_limits", GUEST, 120),
     once(row("app-guest_power", Place::Guest(&LOGGED), 120)),
     ignoring(
