@@ -221,6 +221,18 @@ impl Job {
     }
 }
 
+/// Lets go of what other tests have mounted below the directories for temporary files and scratch, in a
+/// copy of the machine's mounts: a file system stays, and its loop device with it, as long as any copy
+/// has it.
+const LET_GO: &str = r#"
+tmp=$1 scratch=$2; shift 2
+while read -r _ at _; do
+    # A space is written as \040.
+    case $at in "$tmp"/.tmp*|"$tmp"/stowage-*|"$scratch"/*) printf "$at\n";; esac
+done </proc/self/mounts | tac | while IFS= read -r at; do umount -l "$at" 2>/dev/null; done
+exec "$@"
+"#;
+
 /// Limited in time; with its helpers, which are of its process group.
 ///
 /// Beside others each has mounts of its own, which end with it and which no other sees.
@@ -229,6 +241,8 @@ fn on_machine(place: Place, limit: Duration, argv: &[String]) -> Command {
     let mut command = process::command("timeout", ["--signal=KILL", &seconds]);
     if place == Place::Host && rustix::process::geteuid().is_root() {
         command.args(["unshare", "--mount", "--propagation", "private", "--"]);
+        command.args(["sh", "-c", LET_GO, "suite"]);
+        command.args([std::env::temp_dir(), scratch::target().join("scratch")]);
     }
     command.args(argv);
     command
@@ -311,6 +325,10 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
+    use stowage_testkit::disk::{self, FsKind, LoopFs};
+
     use super::*;
 
     const SUITE: Suite = Suite {
@@ -349,6 +367,32 @@ mod tests {
             judged(&SUITE, &[result]),
             ["scenario is not ignored, though its row says so"]
         );
+    }
+
+    #[test]
+    fn a_suite_holds_no_mount_of_another() {
+        let fs = LoopFs::new(FsKind::Ext4, 64 << 20).unwrap();
+        let image = fs.image();
+        let dir = image.parent().unwrap();
+        let argv = ["sh", "-c", "echo here; exec sleep 60"].map(str::to_owned);
+        let mut suite = on_machine(Place::Host, Duration::from_secs(60), &argv);
+        let mut suite = suite.stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 5];
+        let mut out = suite.stdout.take().unwrap();
+        std::io::Read::read_exact(&mut out, &mut said).unwrap();
+        // To remove the directory would take the mounts in all copies away.
+        disk::unmount_below(dir).unwrap();
+        disk::detach_loops_below(dir).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut left = disk::loops_below(dir).unwrap();
+        while !left.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            left = disk::loops_below(dir).unwrap();
+        }
+        let group = rustix::process::Pid::from_child(&suite);
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+        suite.wait().unwrap();
+        assert!(left.is_empty(), "{left:?}");
     }
 
     #[test]
