@@ -148,11 +148,12 @@ fn wipe(vg: &str, disks: &[PathBuf]) {
             .status();
     };
     quiet("vgremove", &["-y", "-f", vg]);
-    for disk in disks {
-        let disk = disk.display().to_string();
-        quiet("pvremove", &["-y", "-ff", &disk]);
-        quiet("wipefs", &["-a", &disk]);
-    }
+    // LVM's labels, too.
+    let disks: Vec<String> = disks.iter().map(|d| d.display().to_string()).collect();
+    let all: Vec<&str> = std::iter::once("-a")
+        .chain(disks.iter().map(String::as_str))
+        .collect();
+    quiet("wipefs", &all);
 }
 
 /// Run a tool that must succeed.
@@ -640,7 +641,8 @@ impl Rig {
         let deadline = Instant::now() + Duration::from_secs(60);
         while self.ok(&["jobs"]) != Value::Array(Vec::new()) {
             assert!(Instant::now() < deadline, "still at work: {}", self.log());
-            std::thread::sleep(Duration::from_millis(50));
+            // In a guest each look takes half of this from what is waited for.
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 
