@@ -108,7 +108,7 @@ const GUEST: Place = Place::Guest(&NODE);
 
 pub(super) const SUITES: &[Suite] = &[
     row("workspace-model", Place::Host, 15),
-    row("workspace-host", Place::Host, 60),
+    waiting(row("workspace-host", Place::Host, 60)),
     row("workspace-pool", Place::Host, 60),
     row("workspace-node", Place::Host, 60),
     row("workspace-csi", Place::Host, 15),
@@ -117,32 +117,32 @@ pub(super) const SUITES: &[Suite] = &[
     row("workspace-xtask", Place::Host, 15),
     row("workspace-docs", Place::Docs, 60),
     ignoring(row("csi-rpc", Place::Host, 60), Ignored::Run),
-    row("app-host_badinput", Place::Host, 90),
-    once(row("app-host_crash", Place::Host, 240)),
+    waiting(row("app-host_badinput", Place::Host, 90)),
+    waiting(once(row("app-host_crash", Place::Host, 240))),
     row("app-host_csi", Place::Host, 90),
     row("app-host_csi_rules", Place::Host, 60),
     row("app-host_daemon", Place::Host, 60),
     row("app-host_doctor", Place::Host, 45),
-    row("app-host_full", Place::Host, 120),
+    waiting(row("app-host_full", Place::Host, 120)),
     row("app-host_lifecycle", Place::Host, 60),
     row("app-host_limits", Place::Alone, 140),
     row("app-host_stage", Place::Host, 60),
-    row("app-host_unread", Place::Host, 60),
+    waiting(row("app-host_unread", Place::Host, 60)),
     ignoring(
         row("app-host_upgrade", Place::Host, 60),
         Ignored::These(&["record"]),
     ),
     row("app-host_volumes", Place::Host, 90),
     once(row("app-guest_crash_thick", GUEST, 300)),
-    once(row("app-guest_crash_thin", GUEST, 300)),
-    waiting(row("app-guest_hung", GUEST, 300)),
+    once(row("app-guest_crash_thin", GUEST, 220)),
+    waiting(row("app-guest_hung", GUEST, 240)),
     row("app-guest_limits", GUEST, 120),
     once(row("app-guest_power", Place::Guest(&LOGGED), 120)),
     ignoring(
         row("app-guest_upgrade", GUEST, 120),
         Ignored::These(&["record"]),
     ),
-    row("app-guest_volumes", GUEST, 400),
+    row("app-guest_volumes", GUEST, 320),
     // Tried again as long as LVM is known to refuse new volumes after some cuts, until what was cut off is
     // removed (`pool/src/thin/stray`): such a boot fails without a byte lost.
     ignoring(
@@ -150,20 +150,20 @@ pub(super) const SUITES: &[Suite] = &[
         Ignored::These(&["guest_side"]),
     ),
     ignoring(
-        row("pool-guest_lvm", GUEST, 360),
+        row("pool-guest_lvm", GUEST, 260),
         Ignored::These(&["making", "copying", "changing", "removing"]),
     ),
     ignoring(
-        row("pool-guest_thin", GUEST, 240),
+        row("pool-guest_thin", GUEST, 150),
         Ignored::These(&["making", "copying", "changing", "removing", "extending"]),
     ),
     row("testkit-guest_boots", Place::Boots, 45),
     row("sanity-file-mount", Place::Host, 60),
     row("sanity-file-block", Place::Host, 60),
-    row("sanity-lvm-mount", GUEST, 120),
-    row("sanity-lvm-block", GUEST, 120),
-    row("sanity-thin-mount", GUEST, 120),
-    row("sanity-thin-block", GUEST, 120),
+    row("sanity-lvm-mount", GUEST, 90),
+    row("sanity-lvm-block", GUEST, 90),
+    row("sanity-thin-mount", GUEST, 60),
+    row("sanity-thin-block", GUEST, 60),
 ];
 
 impl Suite {
