@@ -322,6 +322,7 @@ fn the_store_of_a_snapshot_is_asked_for_at_the_command_line() {
 }
 
 /// Of the bench itself: a daemon that hears nothing must fail its test, not hold it for ever.
+#[allow(clippy::disallowed_methods, reason = "a program that is no command")]
 #[test]
 fn a_program_that_does_not_end_is_killed_and_told() {
     let deaf = Command::new("sh")

@@ -278,7 +278,7 @@ impl Work {
     }
 
     pub fn path(&self) -> &Path {
-        self.at.as_deref().unwrap_or(self.dir.path())
+        self.at.as_deref().unwrap_or_else(|| self.dir.path())
     }
 }
 
